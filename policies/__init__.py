@@ -1,0 +1,29 @@
+"""The policies Tandem comes with: one file each, and this table.
+
+A policy is a frozen dataclass (its fields are its settings) with one generator method; it imports
+`router.steps`, `router.phrases` and the `Fleet` type and nothing else of the gateway. To add one,
+write its file, its test and its line here. Nothing registers itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from policies.cascade import Cascade
+from policies.direct import Direct
+from policies.fallback import Fallback
+from policies.hedge import Hedge
+from policies.split import Split
+from router.steps import Policy
+
+TABLE: Mapping[str, type[Policy]] = MappingProxyType(
+    {
+        "direct": Direct,
+        "fallback": Fallback,
+        "split": Split,
+        "cascade": Cascade,
+        "hedge": Hedge,
+    }
+)
+"""What `use` may say in the config, and which policy that is."""

@@ -1,0 +1,224 @@
+"""The answer: the client's side of one request, from its first header to its last byte.
+
+It keeps the promises about what a client sees: the head says why, usage is shown only if it was
+asked for, what the gateway asked of a backend for itself stays hidden, a stream that broke never
+ends in `[DONE]`, and what is known only at the end comes in a closing comment. The bytes leave
+through a `Sink`; which web server is behind it is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import orjson
+
+from router import errors, sse
+from router.compose import Composer
+from router.dialect import OPENAI_STREAMS
+from router.faults import Fault
+from router.ledger import Ledger
+from router.steps import Finished
+
+_DONE = re.compile(rb"data: ?\[DONE\]")
+_USAGE = re.compile(rb'"usage"\s*:\s*\{(?!\s*\})')
+Head = Sequence[tuple[bytes, bytes]]
+
+
+class Sink(Protocol):
+    """Where the bytes of an answer go; `send` waits while the client reads slowly."""
+
+    async def start(self, status: int, head: Head) -> None:
+        """Send status and headers."""
+        ...
+
+    async def send(self, data: bytes, last: bool) -> None:
+        """Send part of the body."""
+        ...
+
+
+class Answer:
+    """One answer. `begun` once a header is out, `committed` once content is."""
+
+    def __init__(self, ledger: Ledger, sink: Sink) -> None:
+        self._ledger = ledger
+        self._sink = sink
+        self.begun = False
+        self.committed = False
+        self.ended = False
+        self.composer: Composer | None = None
+        request = ledger.request
+        options = request.body.get("stream_options") or {}
+        self._openai_stream = request.stream and request.surface in OPENAI_STREAMS
+        self.shows_usage = bool(options.get("include_usage"))
+        self.hidden: frozenset[str] = frozenset()
+
+    # ----------------------------------------------------------------------------- streams
+
+    async def keep_alive(self) -> None:
+        """Break a silence, so that nobody in between takes the connection for dead."""
+        if self._ledger.request.stream and not self.ended:
+            await self._begin()
+            await self._sink.send(sse.comment("keep-alive"), False)
+
+    async def pass_on(self, part: bytes) -> None:
+        """Send a part of a stream, less what the client did not ask for."""
+        if self._openai_stream and self._needs_work(part):
+            part = self._worked(part)
+        if part:
+            if not self.begun:
+                await self._begin()
+            self.committed = True
+            await self._sink.send(part, False)
+
+    def _needs_work(self, part: bytes) -> bool:
+        return b'"usage"' in part or bool(self.hidden) or part.rfind(b"[DONE]", -16) >= 0
+
+    def _worked(self, part: bytes) -> bytes:
+        kept = []
+        for block in sse.blocks(part):
+            if _DONE.match(block):
+                kept.append(self._closing() + sse.DONE)
+            elif b'"usage"' in block:
+                kept.append(self._with_usage(block))
+            else:
+                kept.append(self._veiled(block))
+        return b"".join(kept)
+
+    def _with_usage(self, block: bytes) -> bytes:
+        if self.shows_usage:
+            mark = b'"tandem":%s,' % orjson.dumps(self._summary())
+            return _USAGE.sub(lambda m: m[0] + mark, self._veiled(block), count=1)
+        chunk = _chunk_of(block)
+        if chunk is None or "usage" not in chunk:
+            return self._veiled(block)
+        if not chunk.get("choices"):
+            return b""
+        del chunk["usage"]
+        return sse.event(orjson.dumps(veil(chunk, self.hidden)))
+
+    def _veiled(self, block: bytes) -> bytes:
+        """Without the log-probabilities that only the gateway had asked for."""
+        chunk = _chunk_of(block) if self.hidden else None
+        return block if chunk is None else sse.event(orjson.dumps(veil(chunk, self.hidden)))
+
+    # -------------------------------------------------------------------------------- whole
+
+    async def whole(self, body: bytes) -> None:
+        """Send an answer that does not stream."""
+        if self.hidden:
+            body = orjson.dumps(veil(orjson.loads(body), self.hidden))
+        await self._begin(len(body))
+        self.committed = self.ended = True
+        await self._sink.send(body, True)
+
+    # ------------------------------------------------------------------------------ the end
+
+    async def end(self, finished: Finished) -> None:
+        """Complete the answer: compose what was emitted, close the stream."""
+        if self.ended:
+            return
+        if self.composer:
+            usage = self._ledger.delivered(self._now())
+            last = self.composer.end(finished, usage, show_usage=self.shows_usage)
+            if not self._ledger.request.stream:
+                return await self.whole(last)
+            await self.pass_on(last + sse.DONE)
+        elif not self._openai_stream:
+            await self._sink.send(self._closing(), False)
+        self.ended = True
+        await self._sink.send(b"", True)
+
+    async def fail(self, fault: Fault) -> None:
+        """End with an error: a status if none was sent, else an error event and no `[DONE]`."""
+        if self.ended:
+            return
+        self.ended = True
+        body = errors.body_of(fault, self._ledger.request.surface)
+        if self.begun:
+            await self._sink.send(self._closing() + errors.event_of(body, self._ledger), True)
+            return
+        self._ledger.status = fault.status
+        retry = [(b"retry-after", b"%d" % round(fault.retry_after))] if fault.retry_after else []
+        await self._begin(len(body), retry)
+        await self._sink.send(body, True)
+
+    # -------------------------------------------------------------------------------- heads
+
+    async def _begin(self, length: int | None = None, extra: Head = ()) -> None:
+        if self.begun:
+            return
+        self.begun = True
+        self._ledger.first_byte = self._now()
+        kind = b"application/json" if length is not None else b"text/event-stream; charset=utf-8"
+        size = [] if length is None else [(b"content-length", b"%d" % length)]
+        cache = [] if length is not None else [(b"cache-control", b"no-cache")]
+        head = [(b"content-type", kind), *size, *cache, *extra, *self._told(length is not None)]
+        await self._sink.start(self._ledger.status, head)
+
+    def _told(self, complete: bool) -> list[tuple[bytes, bytes]]:
+        ledger, now = self._ledger, self._now()
+        written = ledger.written()
+        models = ", ".join(f"{m}={n}" if complete else m for m, n in written.items())
+        told = {
+            b"x-request-id": ledger.request.id,
+            b"x-tandem-policy": ledger.policy,
+            b"x-tandem-revision": str(ledger.revision),
+            b"x-tandem-models": models,
+            b"x-tandem-reason": _latin(ledger.why),
+            b"server-timing": self._timing(now),
+        }
+        if complete:
+            told[b"x-tandem-cost-usd"] = f"{ledger.cost(ledger.attempts(now)):.9f}"
+        return [(name, value.encode("latin-1")) for name, value in told.items() if value]
+
+    def _timing(self, now: float) -> str:
+        total, waited = now - self._ledger.began, self._ledger.waited
+        return f"upstream;dur={waited * 1e3:.3f}, gateway;dur={(total - waited) * 1e3:.3f}"
+
+    def _summary(self) -> Mapping[str, object]:
+        ledger, now = self._ledger, self._now()
+        attempts = ledger.attempts(now)
+        return {
+            "models": ledger.written(),
+            "cost_usd": round(ledger.cost(attempts), 9),
+            "baseline_usd": round(ledger.baseline_cost(attempts), 9),
+            "reason": ledger.why,
+        }
+
+    def _closing(self) -> bytes:
+        summary = {**self._summary(), "server_timing": self._timing(self._now())}
+        return sse.comment("tandem " + orjson.dumps(summary).decode())
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+def veil(chunk: dict[str, object], hidden: frozenset[str]) -> dict[str, object]:
+    """`chunk` with these fields of its choices set to null: the gateway asked for them, not the
+    client."""
+    choices = chunk.get("choices")
+    if isinstance(choices, list):
+        for choice in choices:
+            for name in hidden & choice.keys():
+                choice[name] = None
+    return chunk
+
+
+def _chunk_of(block: bytes) -> dict[str, object] | None:
+    """The object that this event carries, if it is one."""
+    for event in sse.read(block):
+        try:
+            chunk = orjson.loads(event.data)
+        except orjson.JSONDecodeError:
+            return None
+        return chunk if isinstance(chunk, dict) else None
+    return None
+
+
+def _latin(text: str) -> str:
+    """Fit for a header: one line, no character that HTTP forbids."""
+    return "".join(c if 32 <= ord(c) < 256 and ord(c) != 127 else "?" for c in text)

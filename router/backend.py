@@ -1,0 +1,106 @@
+"""A backend: one endpoint of a pool, its load, latency, health and breaker. The live state.
+
+Load is a guard: `enter` counts a call in, and the guard counts it out when its *stream* ends, once,
+whatever happened. Nothing else changes `in_flight`. Latency is a peak-EWMA over the time to first
+byte: it jumps to a slow answer at once and forgets it slowly, so that a backend that has begun to
+stall loses traffic with its first slow answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from router.breaker import Breaker, BreakerSettings, Outcome
+from router.faults import Blame
+from router.fleet import Abilities
+
+State: TypeAlias = Literal["healthy", "unhealthy", "open", "probing"]
+Clock: TypeAlias = Callable[[], float]
+
+DECAY = 10.0
+"""Seconds after which a past peak weighs 1/e. Finagle, where the measure comes from, uses 10 s."""
+
+
+class PeakEwma:
+    """An estimate of latency in seconds that rises at once and falls with time constant `DECAY`."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self._at = 0.0
+
+    def add(self, seconds: float, now: float) -> None:
+        """Learn one latency."""
+        weight = math.exp(-max(now - self._at, 0.0) / DECAY)
+        average = self.value * weight + seconds * (1 - weight)
+        self.value = max(seconds, average) if self.value else seconds
+        self._at = now
+
+
+class Guard:
+    """One call in flight. `leave` is called once, by whoever ends the call."""
+
+    __slots__ = ("_backend", "_left", "trial")
+
+    def __init__(self, backend: Backend, trial: bool) -> None:
+        self._backend = backend
+        self._left = False
+        self.trial = trial
+
+    def leave(self, blame: Blame | None) -> None:
+        """Count the call out; only a backend's own failures and clean ends reach its breaker."""
+        if self._left:
+            return
+        self._left = True
+        self._backend.settle(self, blame)
+
+
+class Backend:
+    """One endpoint. `name` is host:port, as metrics and headers show it; `url` has no `/v1`."""
+
+    def __init__(self, url: str, breaker: BreakerSettings, clock: Clock) -> None:
+        self.url = url
+        self.name = urlsplit(url).netloc
+        self.in_flight = 0
+        self.healthy = True
+        self.probed = False
+        self.abilities = Abilities()
+        self.latency = PeakEwma()
+        self._breaker = Breaker(breaker)
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"Backend({self.name}, {self.state}, in_flight={self.in_flight})"
+
+    @property
+    def state(self) -> State:
+        """For people and metrics: the worst thing known of it."""
+        if not self.healthy:
+            return "unhealthy"
+        if self._breaker.open:
+            return "open"
+        return "healthy" if self.probed else "probing"
+
+    @property
+    def ready(self) -> bool:
+        """Whether a call may be sent to it now."""
+        return self.healthy and self._breaker.allows(self._clock())
+
+    def enter(self) -> Guard:
+        """Count one call in."""
+        self.in_flight += 1
+        return Guard(self, self._breaker.enter())
+
+    def heard(self, seconds: float) -> None:
+        """Learn the time to first byte of one call."""
+        self.latency.add(seconds, self._clock())
+
+    def settle(self, guard: Guard, blame: Blame | None) -> None:
+        """Count one call out, and tell the breaker what the call says about this backend."""
+        self.in_flight -= 1
+        if blame in (None, Blame.BACKEND, Blame.CLIENT):
+            self._breaker.leave(Outcome(blame is not Blame.BACKEND, self._clock(), guard.trial))
+        else:
+            self._breaker.forget(guard.trial)

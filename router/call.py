@@ -1,0 +1,258 @@
+"""A call: the live half of an `Attempt`. It sends one request to one backend and hears the answer.
+
+It gives the answer in *parts*: whole server-sent events, or the whole body where nothing streams.
+A part that was decoded for a policy is held, so that `Relay` can still pass on every byte of it.
+Here live the two limits on silence (to the first part, between parts), the ways in which a backend
+can lie (wrong type, an error inside a 200, a stream that just stops), and the guard, which is
+released when the call is closed and in no other place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import orjson
+
+from router import dialect, sse
+from router.backend import Backend, Guard
+from router.faults import Blame, Fault, FaultError
+from router.ledger import Tally
+from router.silence import Silence
+from router.steps import Attempt, Delta, Event, Finished, Surface
+from router.upstream import Reply, Upstream, broken
+
+DECODED = 65_536
+"""Bytes up to which a whole answer is decoded to be checked; beyond (embeddings), only its ends."""
+ERROR_BODY = 65_536
+"""Bytes of an error body that are read; backends explain themselves in far fewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """What is sent: everything about a call that is known before it is made."""
+
+    path: str
+    body: bytes
+    headers: Mapping[str, str]
+    surface: Surface
+    stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds of silence allowed before the first part and between parts; bytes held and read."""
+
+    first: float
+    idle: float
+    answer: int
+    hold: int
+    event: int
+
+
+class Call:
+    """One call. Read it with `part` or `event`; close it, always."""
+
+    def __init__(
+        self, attempt: Attempt, backend: Backend, outgoing: Outgoing, limits: Limits, tally: Tally
+    ) -> None:
+        self.attempt = attempt
+        self.tally = tally
+        self.held: deque[bytes] = deque()
+        self.surface = outgoing.surface
+        self.complete = False
+        self._backend = backend
+        self._outgoing = outgoing
+        self._limits = limits
+        self._guard: Guard = backend.enter()
+        self._reply: Reply | None = None
+        self._cutter = sse.Cutter(limits.event)
+        self._fault: Fault | None = None
+        self._silence = Silence()
+        self._events: deque[Event] = deque()
+        self._finish: Finished = Finished(attempt)
+        self._held_bytes = 0
+
+    # ------------------------------------------------------------------------------ parts
+
+    async def part(self, upstream: Upstream) -> bytes:
+        """The next part of the answer; empty once it is complete. Raises `FaultError`."""
+        if self._fault:
+            raise FaultError(self._fault)
+        if self.complete:
+            return b""
+        self._silence.begin(self._limits.first if self.tally.first_byte is None else None)
+        try:
+            if self._reply is None:
+                self._reply = await self._send(upstream)
+            part = await (self._next_events() if self._outgoing.stream else self._body())
+        except asyncio.CancelledError:
+            if not self._silence.broke_it():
+                raise
+            raise self._silent() from None
+        finally:
+            self._silence.end()
+        if self.tally.first_byte is None:
+            self._heard_first()
+        return part
+
+    async def _send(self, upstream: Upstream) -> Reply:
+        out = self._outgoing
+        reply = await upstream.send(self._backend.url, out.path, out.body, out.headers)
+        if reply.status >= 400:
+            body = await reply.read_whole(ERROR_BODY)
+            reply.close()
+            raise FaultError(dialect.fault_of(reply.status, dialect.message_in(body), body))
+        expected = "text/event-stream" if out.stream else "application/json"
+        if reply.status != 200 or reply.kind != expected:
+            reply.close()
+            raise broken(
+                f"the backend answered {reply.status} {reply.kind} where {expected} was expected",
+                "wrong_content_type",
+            )
+        return reply
+
+    async def _body(self) -> bytes:
+        assert self._reply is not None
+        body = await self._reply.read_whole(self._limits.answer)
+        if len(body) <= DECODED:
+            try:
+                decoded = orjson.loads(body)
+            except orjson.JSONDecodeError as error:
+                raise broken(f"the backend's answer is not JSON: {error}", "bad_json") from None
+            if fault := dialect.error_in(decoded):
+                raise FaultError(fault)
+        elif not (body.startswith(b"{") and body.rstrip().endswith(b"}")):
+            raise broken("the backend's answer is not a JSON object", "bad_json")
+        if usage := dialect.usage_in(body):
+            self.tally.usage = usage
+        self.complete = True
+        return body
+
+    async def _next_events(self) -> bytes:
+        assert self._reply is not None
+        while True:
+            data = await self._reply.read()
+            if not data:
+                raise broken("the backend's stream stopped before it was complete", "truncated")
+            try:
+                block = self._cutter.feed(data)
+            except sse.EventTooLargeError:
+                raise broken(
+                    f"an event is longer than {self._limits.event} bytes", "event_too_large"
+                ) from None
+            self._silence.heard(self._limits.idle)
+            if block and (block := self._checked(block)):
+                return block
+
+    def _checked(self, block: bytes) -> bytes:
+        """`block` up to an error in it, with usage and the end of the stream taken note of."""
+        if b'"error"' in block:
+            block = self._before_error(block)
+        if b'"usage"' in block and (usage := dialect.usage_in(block)):
+            self.tally.usage = dialect.merge_usage(self.tally.usage, usage)
+        if dialect.ends_stream(self.surface, block):
+            self.complete = True
+        if self.tally.first_byte is None and b"data:" not in block:
+            return b""  # a comment in the silence before the answer is not an answer
+        return block
+
+    def _before_error(self, block: bytes) -> bytes:
+        good: list[bytes] = []
+        for single in sse.blocks(block):
+            for event in sse.read(single):
+                if fault := dialect.error_in(_decoded(event.data)):
+                    if not good:
+                        raise FaultError(fault)
+                    self._fault = fault
+                    return b"".join(good)
+            good.append(single)
+        return block
+
+    def _heard_first(self) -> None:
+        self.tally.first_byte = asyncio.get_running_loop().time()
+        self._backend.heard(self.tally.first_byte - self.tally.began)
+
+    def _silent(self) -> FaultError:
+        if self.tally.first_byte is None:
+            return silent(self._limits.first, "first_token_timeout")
+        return silent(self._limits.idle, "idle_timeout")
+
+    # ----------------------------------------------------------------------------- events
+
+    async def event(self, upstream: Upstream) -> Event:
+        """The next event, decoded; what it came from stays held for `Relay`."""
+        while not self._events:
+            part = await self.part(upstream)
+            if not part:
+                return self.finished
+            self._hold(part)
+            self._decode(part)
+        return self._events.popleft()
+
+    def _hold(self, part: bytes) -> None:
+        self._held_bytes += len(part)
+        if self._held_bytes > self._limits.hold and self._outgoing.stream:
+            raise FaultError(
+                Fault(
+                    Blame.GATEWAY,
+                    f"the draft is longer than limits.hold_mb ({self._limits.hold} bytes)",
+                    500,
+                    "draft_too_large",
+                )
+            )
+        self.held.append(part)
+
+    def _decode(self, part: bytes) -> None:
+        chunks = [e.data for e in sse.read(part)] if self._outgoing.stream else [part]
+        for data in chunks:
+            chunk = _decoded(data)
+            if isinstance(chunk, dict):
+                for piece in dialect.pieces(self.surface, chunk):
+                    self._hear(piece)
+        if self.complete:
+            self._events.append(self.finished)
+
+    def _hear(self, piece: dialect.Piece) -> None:
+        if piece.text or piece.tokens:
+            self._events.append(Delta(self.attempt, piece.text, piece.tokens, piece.choice))
+        if piece.finish_reason and piece.choice == 0:
+            self._finish = Finished(self.attempt, piece.finish_reason, piece.stop_reason)
+
+    # ------------------------------------------------------------------------------ the end
+
+    @property
+    def finished(self) -> Finished:
+        """How it finished, as far as that was heard: a relayed answer is not decoded."""
+        return replace(self._finish, usage=self.tally.usage)
+
+    async def finish(self) -> None:
+        """A complete stream may keep its connection."""
+        if self._reply and self.complete:
+            await self._reply.finish()
+
+    def close(self, blame: Blame | None) -> None:
+        """Hang up and release the backend. The first call counts, the others do nothing."""
+        if self.tally.ended is not None:
+            return
+        self.tally.ended = asyncio.get_running_loop().time()
+        self.tally.blame = blame
+        self._silence.stop()
+        if self._reply:
+            self._reply.close()
+        self._guard.leave(blame)
+
+
+def silent(seconds: float, code: str) -> FaultError:
+    """The backend's failure to say anything for so long."""
+    message = f"the backend said nothing for {seconds:.3g} s"
+    return FaultError(Fault(Blame.BACKEND, message, 504, code))
+
+
+def _decoded(data: bytes) -> object:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None

@@ -1,0 +1,121 @@
+"""Observations: facts about what happened, for whoever listens (metrics, log, training data).
+
+The core emits them and does not know who hears. A listener must be quick and must not raise; one
+that raises is dropped from that observation and reported on stderr, and the answer goes on.
+Nothing in an observation is a secret or a prompt: keys appear by their configured name only.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from router.faults import Blame
+from router.steps import Surface, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnded:
+    """One call to one backend is over. Times in seconds; `blame` is None if it went well.
+
+    `first_byte` counts from sending the call to the first piece of its answer. `answer` says
+    whether the client got it (False: a draft, a grade, a hedge that lost). `usage` is None if the
+    backend did not say.
+    """
+
+    model: str
+    backend: str
+    blame: Blame | None
+    seconds: float
+    first_byte: float | None
+    usage: Usage | None
+    answer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEnded:
+    """One request is over, however it ended. Times in seconds since its first byte arrived.
+
+    `policy` is the configured target's name (a policy or a model). `gaps` are the times between
+    pieces of a streamed answer. `upstream` is the time during which the gateway did nothing but
+    wait for backends or for the client to read; `seconds - upstream` is the gateway's own share.
+    `baseline` is what the same answer would have cost on the baseline model alone; costs in USD.
+    """
+
+    id: str
+    surface: Surface
+    policy: str
+    revision: int
+    key: str | None
+    stream: bool
+    status: int
+    blame: Blame | None
+    message: str
+    reason: str
+    detail: str
+    attempts: tuple[AttemptEnded, ...]
+    first_byte: float | None
+    seconds: float
+    upstream: float
+    gaps: tuple[float, ...]
+    cost: float
+    baseline: float
+
+    @property
+    def completion_by_model(self) -> dict[str, int]:
+        """Completion tokens that the client got, by the model that wrote them."""
+        tokens: dict[str, int] = {}
+        for attempt in self.attempts:
+            if attempt.answer and attempt.usage:
+                tokens[attempt.model] = tokens.get(attempt.model, 0) + attempt.usage.completion
+        return tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A request ended before any policy saw it: bad body, unknown model, key refused."""
+
+    surface: str
+    status: int
+    blame: Blame
+    code: str | None
+    key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionActivated:
+    """Another revision serves now."""
+
+    number: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackendChanged:
+    """A backend's health or breaker changed; `state` is one of `healthy`, `unhealthy`, `open`."""
+
+    model: str
+    backend: str
+    state: str
+    why: str
+
+
+Observation: TypeAlias = AttemptEnded | RequestEnded | Refused | RevisionActivated | BackendChanged
+Listener: TypeAlias = Callable[[Observation], None]
+
+
+class Observers:
+    """Hands each observation to every listener, in order."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def __call__(self, observation: Observation) -> None:
+        for listener in self._listeners:
+            try:
+                listener(observation)
+            except Exception:  # a listener's mistake must not reach an answer
+                traceback.print_exc(file=sys.stderr)

@@ -1,0 +1,56 @@
+"""Outgoing: the bytes that an `Open` step sends to a backend, out of the client's own bytes.
+
+Changed are the model's name (to what the backend calls it) and what the step asks for; usage is
+always asked for in a stream, since costs are counted whether or not the client wants to see them.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from router.call import Outgoing
+from router.dialect import OPENAI_STREAMS
+from router.pool import Pool
+from router.splice import splice
+from router.steps import Open, Request
+
+ANSWERED_IN = {
+    "logprobs": "logprobs",
+    "top_logprobs": "logprobs",
+    "return_token_ids": "token_ids",
+}
+"""Fields of a request that make a field appear in each choice of its answer."""
+
+
+def outgoing(step: Open, pool: Pool) -> Outgoing:
+    """The call that `step` makes to a backend of `pool`."""
+    request = step.request
+    changes: dict[str, Any] = {**step.changes, "model": pool.settings.served_as or pool.name}
+    if request.stream and request.surface in OPENAI_STREAMS:
+        asked = request.body.get("stream_options") or {}
+        if asked.get("include_usage") is not True:
+            changes["stream_options"] = {**asked, "include_usage": True}
+    return Outgoing(
+        path=f"/v1/{request.surface.value}",
+        body=splice(request.raw, request.body, changes),
+        headers=headers(request, pool),
+        surface=request.surface,
+        stream=request.stream,
+    )
+
+
+def headers(request: Request, pool: Pool) -> dict[str, str]:
+    """What goes along: the pool's own key, the gateway's request id, and the trace."""
+    told = {"content-type": "application/json", "x-request-id": request.id, **request.forwarded}
+    if variable := pool.settings.api_key_env:
+        told["authorization"] = f"Bearer {os.environ[variable]}"
+    return told
+
+
+def hidden_by(step: Open) -> frozenset[str]:
+    """The fields of the answer's choices that are there only because `step` asked for them."""
+    asked = step.request.body
+    return frozenset(
+        ANSWERED_IN[name] for name in step.changes if name in ANSWERED_IN and not asked.get(name)
+    )

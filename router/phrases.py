@@ -1,0 +1,137 @@
+"""Phrases: the typed sentences that policies say with the vocabulary of `router.steps`.
+
+Each is a generator to `yield from`; a bare `yield` has no reply type, these do. Nothing here waits
+or knows the engine. What several policies would otherwise each write (trying the next backend of
+a pool, collecting a draft) is written once, here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, TypeVar
+
+from router.steps import (
+    UNCHANGED,
+    Attempt,
+    Close,
+    Compute,
+    Delta,
+    Draft,
+    Emit,
+    Ended,
+    Event,
+    Failed,
+    Finished,
+    Next,
+    Note,
+    Open,
+    Relay,
+    Render,
+    Request,
+    Route,
+    Step,
+    Steps,
+    TimedOut,
+    Token,
+)
+
+T = TypeVar("T")
+Phrase = Generator[Step, Any, T]
+
+
+def open_attempt(
+    model: str,
+    request: Request,
+    changes: Mapping[str, Any] = UNCHANGED,
+    avoid: frozenset[str] = frozenset(),
+) -> Phrase[Attempt]:
+    """Prepare a call to `model` with these fields changed, on a backend not in `avoid`."""
+    attempt: Attempt = yield Open(model, request, changes, avoid)
+    return attempt
+
+
+def next_event(*attempts: Attempt, timeout: float | None = None) -> Phrase[Event]:
+    """The first event of any of these attempts, or `TimedOut` after `timeout` seconds."""
+    event: Event = yield Next(attempts, timeout)
+    return event
+
+
+def relay(attempt: Attempt) -> Steps:
+    """Give the client this attempt's answer, whole and untouched."""
+    ended: Ended = yield Relay(attempt)
+    return ended
+
+
+def emit(attempt: Attempt, text: str) -> Phrase[None]:
+    """Write `text` into the client's answer."""
+    yield Emit(attempt, text)
+
+
+def close(*attempts: Attempt) -> Phrase[None]:
+    """Cancel these attempts."""
+    for attempt in attempts:
+        yield Close(attempt)
+
+
+def compute(function: Callable[..., T], *arguments: Any) -> Phrase[T]:
+    """Run slow CPU work off the event loop."""
+    result: T = yield Compute(function, arguments)
+    return result
+
+
+def render(model: str, request: Request) -> Phrase[tuple[int, ...] | Failed]:
+    """The request's prompt as token ids of `model`."""
+    ids: tuple[int, ...] | Failed = yield Render(model, request)
+    return ids
+
+
+def route(target: str, request: Request, share: float = 1.0) -> Steps:
+    """Let another policy or model answer, within `share` of the time that is left."""
+    ended: Ended = yield Route(target, request, share)
+    return ended
+
+
+def note(reason: str, detail: str = "") -> Phrase[None]:
+    """Tell listeners and the client why."""
+    yield Note(reason, detail)
+
+
+def serve(model: str, request: Request, changes: Mapping[str, Any] = UNCHANGED) -> Steps:
+    """Answer from `model`, spilling over to its other backends until a first byte is sent."""
+    tried: frozenset[str] = frozenset()
+    while True:
+        attempt = yield from open_attempt(model, request, changes, tried)
+        ended = yield from relay(attempt)
+        if not (isinstance(ended, Failed) and ended.spare):
+            return ended
+        tried |= {attempt.backend}
+
+
+def collect(attempt: Attempt) -> Phrase[Draft | Failed]:
+    """Hear an attempt to its end without sending anything; `relay` can still send it after."""
+    text: list[str] = []
+    tokens: list[Token] = []
+    while True:
+        match (yield from next_event(attempt)):
+            case Delta(choice=0) as delta:
+                text.append(delta.text)
+                tokens.extend(delta.tokens)
+            case Delta() | TimedOut():
+                pass
+            case Finished() as finished:
+                return Draft(attempt, "".join(text), tuple(tokens), finished)
+            case Failed() as failed:
+                return failed
+
+
+def draft(
+    model: str, request: Request, changes: Mapping[str, Any] = UNCHANGED
+) -> Phrase[Draft | Failed]:
+    """A whole answer of `model` that the client does not see, spilling over like `serve`."""
+    tried: frozenset[str] = frozenset()
+    while True:
+        attempt = yield from open_attempt(model, request, changes, tried)
+        drafted = yield from collect(attempt)
+        if not (isinstance(drafted, Failed) and drafted.spare):
+            return drafted
+        tried |= {attempt.backend}

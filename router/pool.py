@@ -1,0 +1,125 @@
+"""A pool: the backends of one model, and which of them gets the next call.
+
+Filter, score, pick, over what is known right now: drop backends that are unhealthy, shut off by
+their breaker or already tried; take two at random, and the one that holds the longest prefix of
+this prompt if that is a third; send to the cheapest. Choosing between two spreads load nearly as
+well as looking at all and does not let every caller run to the same idle one (Mitzenmacher 2001).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+
+from router.backend import Backend, Clock
+from router.breaker import BreakerSettings
+from router.config import BreakerConfig, ModelConfig
+from router.fleet import Abilities, ModelView, Price
+
+BLOCK = 512
+"""Bytes per block of remembered prefix: about 128 tokens, eight of vLLM's 16-token blocks."""
+MOST_BLOCKS = 32
+"""Blocks looked at per prompt (16 KiB): beyond that, two prompts agree for good or differ."""
+REMEMBERED = 20_000
+"""Prefix blocks remembered per pool (about 3 MB)."""
+HELD = 0.4
+"""Factor on the score of a backend that holds the whole prefix: worth about 1.5 more in flight."""
+UNKNOWN_LATENCY = 0.001
+"""Seconds assumed before the first answer: small, so that a new backend is tried soon."""
+
+
+def prefix_blocks(prompt: bytes) -> list[int]:
+    """Chained hashes of the prompt's leading blocks: equal lists mean equal prefixes."""
+    chain, blocks = 0, []
+    for start in range(0, min(len(prompt), MOST_BLOCKS * BLOCK) - BLOCK + 1, BLOCK):
+        chain = hash((chain, prompt[start : start + BLOCK]))
+        blocks.append(chain)
+    return blocks
+
+
+class PrefixMemory:
+    """Which backend last saw which prefix; the least recently seen is forgotten first."""
+
+    def __init__(self) -> None:
+        self._last: OrderedDict[Hashable, Backend] = OrderedDict()
+
+    def longest(self, blocks: Sequence[int]) -> tuple[Backend | None, float]:
+        """The backend that holds the longest prefix, and what share of these blocks that is."""
+        for count in range(len(blocks), 0, -1):
+            if backend := self._last.get(blocks[count - 1]):
+                return backend, count / len(blocks)
+        return None, 0.0
+
+    def learn(self, blocks: Sequence[int], backend: Backend) -> None:
+        """`backend` is about to read this prompt."""
+        for block in blocks:
+            self._last[block] = backend
+            self._last.move_to_end(block)
+        while len(self._last) > REMEMBERED:
+            self._last.popitem(last=False)
+
+
+class Pool:
+    """The backends of one model. Backends that an earlier pool had keep their live state."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: ModelConfig,
+        breaker: BreakerConfig,
+        previous: Pool | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.price = Price(settings.price.input, settings.price.output)
+        before: tuple[Backend, ...] = previous.backends if previous else ()
+        known = {backend.url: backend for backend in before}
+        rules = BreakerSettings(breaker.failures, breaker.wait, breaker.longest)
+        self.backends: tuple[Backend, ...] = tuple(
+            known.get(url) or Backend(url, rules, clock) for url in settings.backends
+        )
+        self._prefixes = PrefixMemory()
+
+    def candidates(self, avoid: frozenset[str] = frozenset()) -> list[Backend]:
+        """The backends that may get a call now."""
+        return [b for b in self.backends if b.name not in avoid and b.ready]
+
+    def pick(self, prompt: bytes, avoid: frozenset[str], rng: random.Random) -> Backend | None:
+        """The backend for a call with this prompt, or None if there is none to be had."""
+        candidates = self.candidates(avoid)
+        if len(self.backends) == 1 or not candidates:
+            return candidates[0] if candidates else None
+        blocks = prefix_blocks(prompt)
+        holder, share = self._prefixes.longest(blocks)
+        two = rng.sample(candidates, 2) if len(candidates) > 2 else candidates
+        if holder in candidates and holder not in two:
+            two = [*two, holder]
+        chosen = min(two, key=lambda b: score(b, share if b is holder else 0.0))
+        self._prefixes.learn(blocks, chosen)
+        return chosen
+
+    def view(self) -> ModelView:
+        """This pool as policies see it: what all its backends can do."""
+        return ModelView(
+            name=self.name,
+            params_b=self.settings.params_b,
+            context=self.settings.context or self.abilities.context,
+            price=self.price,
+            abilities=self.abilities,
+            healthy=len(self.candidates()),
+            in_flight=sum(backend.in_flight for backend in self.backends),
+        )
+
+    @property
+    def abilities(self) -> Abilities:
+        """Those of the first backend that has been probed: a pool's backends serve one model."""
+        return next((b.abilities for b in self.backends if b.probed), Abilities())
+
+
+def score(backend: Backend, held: float) -> float:
+    """Expected wait, in arbitrary units: lower is better. `held` is the share of the prefix."""
+    latency = backend.latency.value or UNKNOWN_LATENCY
+    return latency * (backend.in_flight + 1) * (1 - (1 - HELD) * held)

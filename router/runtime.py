@@ -1,0 +1,87 @@
+"""The Runtime: everything a request is served with, built completely and swapped as one.
+
+A request reads it once, at its start, and keeps it to its end; a swap never touches a request in
+flight. `build` is the only way to get one. What it cannot build it refuses with a `ConfigError`,
+and until it has returned nothing has changed. Backends that stay keep their live state (calls in
+flight, breaker, latency): the new pools take it over from the previous Runtime's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import cast
+
+from router.config import Config, ConfigError, Document, Problem, Table
+from router.fleet import Fleet
+from router.pool import Pool
+from router.steps import Policy
+
+MODEL = "direct"
+"""The kind of policy that a model's own name stands for: `table[MODEL](model=NAME)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """One revision, ready to serve. `kinds` says of every target which kind of policy it is."""
+
+    revision: int
+    etag: str
+    config: Config
+    targets: Mapping[str, Policy]
+    kinds: Mapping[str, str]
+    pools: Mapping[str, Pool]
+    default: str
+    baseline: str
+
+    def target(self, name: str) -> Policy | None:
+        """The policy that answers requests for `name`, which may be a model; None if unknown."""
+        return self.targets.get(name)
+
+    def snapshot(self) -> Fleet:
+        """A picture of the fleet at this moment."""
+        return Fleet({name: pool.view() for name, pool in self.pools.items()})
+
+
+def build(
+    document: Document,
+    table: Table,
+    revision: int,
+    previous: Runtime | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Runtime:
+    """Make `document` ready to serve as `revision`; raises `ConfigError`, having changed nothing.
+
+    `environment` must hold every variable that the models' `api_key_env` name.
+    """
+    if problems := tuple(_missing(document.config, environment)):
+        raise ConfigError(document.written.source, problems)
+    models = document.config.models
+    direct = cast(Callable[..., Policy], table[MODEL])
+    old = previous.pools if previous else {}
+    pools = {
+        name: Pool(name, settings, document.config.breaker, old.get(name))
+        for name, settings in models.items()
+    }
+    targets = {name: direct(model=name) for name in models} | dict(document.policies)
+    return Runtime(
+        revision=revision,
+        etag=document.written.etag,
+        config=document.config,
+        targets=MappingProxyType(targets),
+        kinds=MappingProxyType(dict.fromkeys(models, MODEL) | dict(document.kinds)),
+        pools=MappingProxyType(pools),
+        default=document.default,
+        baseline=document.baseline,
+    )
+
+
+def _missing(config: Config, environment: Mapping[str, str]) -> Iterator[Problem]:
+    for name, model in config.models.items():
+        if model.api_key_env and not environment.get(model.api_key_env):
+            yield Problem(
+                f"models.{name}.api_key_env",
+                f"the environment variable {model.api_key_env} is not set where Tandem runs",
+            )

@@ -1,0 +1,302 @@
+"""The vocabulary: what a policy may ask (steps) and what it hears (events). Start reading here.
+
+A policy is a plain generator. It yields steps, hears replies, and returns how it ended; it does no
+I/O, has no clock and knows no HTTP. `router.engine` performs the steps; a test or an offline replay
+can perform them just as well, which is why the same object serves traffic and is scored on a log.
+
+Ten words, one meaning each:
+
+    Model        what a client can name, and what a pool of backends serves
+    Backend      one endpoint that serves a model
+    Fleet        a frozen picture of all models and their backends (`router.fleet`)
+    Request      the parsed call plus its raw body
+    Attempt      one call to one backend
+    Step         what a policy asks
+    Event        what a policy hears
+    Observation  a fact for listeners: metrics, log, training data (`router.observe`)
+    Policy       the generator and its settings
+    Runtime      config, policies and artifacts, swapped as one (`router.runtime`)
+
+This file must stay free of behaviour: values only, so that it can be read in one sitting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias
+
+from router.faults import Blame, Fault
+
+if TYPE_CHECKING:
+    from router.fleet import Fleet
+
+__all__ = [
+    "Alternative", "Attempt", "Blame", "Close", "Compute", "Delta", "Draft", "Emit", "Ended",
+    "Event", "Failed", "Fault", "Finished", "ModelName", "Next", "Note", "Open", "Policy", "Relay",
+    "Render", "Request", "Route", "Step", "Steps", "Surface", "TargetName", "TimedOut", "Token",
+    "Usage", "UNCHANGED",
+]  # fmt: skip
+
+ModelName = Annotated[str, "model"]
+"""A policy field that names a model of the config; a dangling one is refused when it is built."""
+
+TargetName = Annotated[str, "target"]
+"""A policy field that names a model or another policy; dangling and cyclic ones are refused."""
+
+UNCHANGED: Mapping[str, Any] = MappingProxyType({})
+"""No change to the request's body: the client's own bytes travel, except for the model's name."""
+
+
+class Surface(StrEnum):
+    """The API a request came in by: the path below `/v1/`. An allow-list, nothing else passes."""
+
+    CHAT = "chat/completions"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    COUNT_TOKENS = "messages/count_tokens"
+    RERANK = "rerank"
+    SCORE = "score"
+
+
+# ---------------------------------------------------------------------------------- the request
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call: what is routed on, parsed, beside the raw body that everything else travels in.
+
+    `body` is the decoded JSON object and must not be changed; `raw` holds the same bytes as the
+    client sent them. `draw` is uniform in [0, 1), the request's only randomness: a policy that
+    needs a coin uses it, so that a replay tosses the same coin. `session` is the client's own
+    stickiness key, if it sent one.
+    """
+
+    surface: Surface
+    target: str
+    body: Mapping[str, Any]
+    raw: bytes
+    stream: bool = False
+    session: str | None = None
+    draw: float = 0.0
+    id: str = ""
+    forwarded: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """The client's headers that travel on to the backend (trace context), lower-case names."""
+
+    def asking(self, body: Mapping[str, Any], surface: Surface = Surface.CHAT) -> Request:
+        """A request of the policy's own making (a grade, say), under the same id and session."""
+        return replace(self, surface=surface, body=body, raw=b"", stream=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call, as the backend counted them."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt + other.prompt,
+            self.completion + other.completion,
+            self.cached + other.cached,
+        )
+
+
+# ------------------------------------------------------------------------------------- the steps
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A handle on one call to one backend. `backend` is empty if no backend could be picked."""
+
+    number: int
+    model: str
+    backend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Pick a backend of `model` and prepare the call. Reply: `Attempt`, always.
+
+    The call goes out with the first step that waits for it (`Next` or `Relay`), and what fails is
+    heard there. `changes` sets top-level fields of the body; `avoid` names backends already tried.
+    """
+
+    model: str
+    request: Request
+    changes: Mapping[str, Any] = field(default_factory=lambda: UNCHANGED)
+    avoid: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """Wait for the first event of any of these attempts. Reply: `Event`.
+
+    With a `timeout` (seconds) the reply may be `TimedOut`; the attempts run on regardless. Waiting
+    on several attempts starts all of them.
+    """
+
+    attempts: tuple[Attempt, ...]
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """Pass this attempt's whole answer to the client, from its first byte. Reply: `Ended`.
+
+    The fast path: bytes go through without waking the policy and without parsing tokens. What
+    `Next` has heard of the attempt before is passed on too. From the first byte on, the answer is
+    committed: a later failure ends it with an honest error and is never restarted elsewhere.
+    """
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Write `text` into the client's answer, in the name of the attempt's model. Reply: None."""
+
+    attempt: Attempt
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Cancel this attempt and release its backend. Reply: None. Closing twice is harmless."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Run CPU work of more than about 1 ms off the event loop. Reply: what it returns."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Render:
+    """Apply `model`'s chat template. Reply: the prompt's token ids, or `Failed`."""
+
+    model: str
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Hand the request to another policy or model. Reply: how that ended.
+
+    `share` is the part of the remaining time that it may use up before its first byte, so that one
+    silent backend does not eat the time of those that could still answer.
+    """
+
+    target: str
+    request: Request
+    share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Say why: `reason` is one of the policy's `reasons`, `detail` is for people. Reply: None."""
+
+    reason: str
+    detail: str = ""
+
+
+Step: TypeAlias = Open | Next | Relay | Emit | Close | Compute | Render | Route | Note
+
+
+# ------------------------------------------------------------------------------------ the events
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """One of the top-k tokens at a position, with its natural-log probability."""
+
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token of an answer. `logprob` is natural; it and `top` are there only if asked for."""
+
+    text: str
+    id: int | None = None
+    logprob: float | None = None
+    top: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """More text. `tokens` is empty unless log-probabilities were asked for; `choice` is `n`'s."""
+
+    attempt: Attempt
+    text: str
+    tokens: tuple[Token, ...] = ()
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The attempt's answer is complete. `reason` is OpenAI's finish_reason of the first choice."""
+
+    attempt: Attempt
+    reason: str | None = None
+    stop_reason: int | str | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt broke. `sent`: part of its answer is already with the client.
+
+    `spare`: the pool has another backend that may be tried, and the retry budget allows it.
+    """
+
+    attempt: Attempt
+    fault: Fault
+    sent: bool = False
+    spare: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """`Next` heard nothing in time; its attempts are still running."""
+
+
+Event: TypeAlias = Delta | Finished | Failed | TimedOut
+Ended: TypeAlias = Finished | Failed
+Steps: TypeAlias = Generator[Step, Any, Ended]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A whole answer that the client has not seen: of choice 0, with how it finished."""
+
+    attempt: Attempt
+    text: str
+    tokens: tuple[Token, ...]
+    finished: Finished
+
+
+class Policy(Protocol):
+    """A frozen dataclass whose fields are its settings, and one generator method.
+
+    The fields are the schema of the YAML block, the documentation and the repr; `ModelName` and
+    `TargetName` mark the fields that refer to something. `reasons` is the closed set of words that
+    it may `Note`: they become label values of a metric.
+    """
+
+    reasons: ClassVar[tuple[str, ...]]
+
+    def route(self, request: Request, fleet: Fleet) -> Steps:
+        """Answer `request`. Must end with the outcome of what the client was given."""
+        ...

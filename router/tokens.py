@@ -1,0 +1,46 @@
+"""Token ids of a prompt, asked of a backend: its chat template and tokenizer are the true ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from router.backend import Backend
+from router.dialect import fault_of, message_in
+from router.faults import FaultError
+from router.outgoing import headers
+from router.pool import Pool
+from router.steps import Request
+from router.upstream import Upstream, broken
+
+RENDERED = ("messages", "tools", "prompt", "add_generation_prompt", "continue_final_message")
+"""The fields of a request that its prompt is made of."""
+LONGEST = 64 << 20
+"""Bytes of an answer: a million ids of seven digits, eight times over."""
+
+
+async def prompt_ids(
+    upstream: Upstream, backend: Backend, pool: Pool, request: Request
+) -> tuple[int, ...]:
+    """The prompt's token ids as `backend` sees them. Raises `FaultError`."""
+    asked: Mapping[str, Any] = {
+        "model": pool.settings.served_as or pool.name,
+        **{name: request.body[name] for name in RENDERED if name in request.body},
+    }
+    guard = backend.enter()
+    try:
+        reply = await upstream.send(
+            backend.url, "/tokenize", orjson.dumps(asked), headers(request, pool)
+        )
+        body = await reply.read_whole(LONGEST)
+        reply.close()
+    finally:
+        guard.leave(None)
+    if reply.status != 200:
+        raise FaultError(fault_of(reply.status, message_in(body), body))
+    try:
+        return tuple(orjson.loads(body)["tokens"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise broken("the backend's /tokenize does not answer with tokens", "bad_json") from None

@@ -1,0 +1,99 @@
+"""The wire, inward: a client's bytes become a `Request`, or the fault that says what is wrong.
+
+Only what is routed on is looked at; everything else travels in `raw`. A check is made here only
+where a policy or the gateway would trip over the field; the rest is the backend's to judge.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from router.dialect import STREAMING
+from router.faults import Blame, Fault, FaultError
+from router.steps import Request, Surface
+
+SESSION_FIELDS = ("prompt_cache_key", "session_id", "user", "safety_identifier")
+"""Body fields that name a conversation or its user, tried in this order after `x-session-id`."""
+
+FORWARDED = ("traceparent", "tracestate", "x-session-id")
+"""Client headers that backends get to see. An allow-list: no key, no priority, no internal id."""
+
+
+def bad(message: str, param: str | None = None, code: str | None = None) -> FaultError:
+    """A 400 in OpenAI's terms."""
+    return FaultError(Fault(Blame.CLIENT, message, 400, code, param))
+
+
+def parse(surface: Surface, raw: bytes, headers: Mapping[str, str], default: str | None) -> Request:
+    """The request in these bytes. `headers` have lower-case names. Raises `FaultError`."""
+    body = _object(raw)
+    target = body.get("model")
+    if target is None:
+        target = default
+    if target is None:
+        raise bad("you must provide a model parameter", "model", "missing_model")
+    if not isinstance(target, str):
+        raise bad(f"model must be a string, not {_kind(target)}", "model")
+    stream = body.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise bad(f"stream must be true or false, not {_kind(stream)}", "stream")
+    options = body.get("stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise bad(f"stream_options must be an object, not {_kind(options)}", "stream_options")
+    if surface is Surface.CHAT:
+        _check_messages(body.get("messages"))
+    return Request(
+        surface=surface,
+        target=target,
+        body=body,
+        raw=raw,
+        stream=bool(stream) and surface in STREAMING,
+        session=_session(body, headers),
+        draw=secrets.randbelow(1 << 32) / (1 << 32),
+        id=f"req-{secrets.token_hex(12)}",
+        forwarded={name: headers[name] for name in FORWARDED if name in headers},
+    )
+
+
+def _object(raw: bytes) -> Mapping[str, Any]:
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise bad(f"the body is not valid JSON: {error}", code="invalid_json") from None
+    if not isinstance(body, dict):
+        raise bad(f"the body must be a JSON object, not {_kind(body)}", code="invalid_json")
+    return body
+
+
+def _check_messages(messages: Any) -> None:
+    if not isinstance(messages, list):
+        problem = "is missing" if messages is None else f"must be an array, not {_kind(messages)}"
+        raise bad(f"messages {problem}", "messages")
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise bad(
+                f"messages[{number}] must be an object, not {_kind(message)}", f"messages[{number}]"
+            )
+
+
+def _session(body: Mapping[str, Any], headers: Mapping[str, str]) -> str | None:
+    if named := headers.get("x-session-id"):
+        return named
+    stated = (body.get(name) for name in SESSION_FIELDS)
+    return next((value for value in stated if isinstance(value, str) and value), None)
+
+
+def _kind(value: Any) -> str:
+    kinds: Sequence[tuple[type, str]] = (
+        (bool, "a boolean"),
+        (str, "a string"),
+        (int, "a number"),
+        (float, "a number"),
+        (list, "an array"),
+        (dict, "an object"),
+    )
+    return next((name for kind, name in kinds if isinstance(value, kind)), "null")
