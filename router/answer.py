@@ -8,9 +8,9 @@ through a `Sink`; which web server is behind it is not known here.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from time import monotonic
 from typing import Protocol
 
 import orjson
@@ -19,7 +19,7 @@ from router import errors, sse
 from router.compose import Composer
 from router.dialect import OPENAI_STREAMS
 from router.faults import Fault
-from router.ledger import Ledger
+from router.ledger import Ledger, spent
 from router.steps import Finished
 
 _DONE = re.compile(rb"data: ?\[DONE\]")
@@ -48,6 +48,7 @@ class Answer:
         self.begun = False
         self.committed = False
         self.ended = False
+        self._spoke = ledger.began
         self.composer: Composer | None = None
         request = ledger.request
         options = request.body.get("stream_options") or {}
@@ -57,11 +58,13 @@ class Answer:
 
     # ----------------------------------------------------------------------------- streams
 
-    async def keep_alive(self) -> None:
-        """Break a silence, so that nobody in between takes the connection for dead."""
-        if self._ledger.request.stream and not self.ended:
-            await self._begin()
-            await self._sink.send(sse.comment("keep-alive"), False)
+    async def keep_alive(self, silence: float) -> None:
+        """Break a silence of so many seconds, lest someone in between take the line for dead."""
+        if not self._ledger.request.stream or self.ended or monotonic() - self._spoke < silence:
+            return
+        self._spoke = monotonic()
+        await self._begin()
+        await self._sink.send(sse.comment("keep-alive"), False)
 
     async def pass_on(self, part: bytes) -> None:
         """Send a part of a stream, less what the client did not ask for."""
@@ -70,7 +73,9 @@ class Answer:
         if part:
             if not self.begun:
                 await self._begin()
-            self.committed = True
+            self._spoke = monotonic()
+            if not self.committed:
+                self.committed, self._ledger.first_byte = True, self._spoke
             await self._sink.send(part, False)
 
     def _needs_work(self, part: bytes) -> bool:
@@ -112,6 +117,7 @@ class Answer:
             body = orjson.dumps(veil(orjson.loads(body), self.hidden))
         await self._begin(len(body))
         self.committed = self.ended = True
+        self._ledger.first_byte = monotonic()
         await self._sink.send(body, True)
 
     # ------------------------------------------------------------------------------ the end
@@ -119,9 +125,9 @@ class Answer:
     async def end(self, finished: Finished) -> None:
         """Complete the answer: compose what was emitted, close the stream."""
         if self.ended:
-            return
+            return None
         if self.composer:
-            usage = self._ledger.delivered(self._now())
+            usage = self._ledger.delivered(monotonic())
             last = self.composer.end(finished, usage, show_usage=self.shows_usage)
             if not self._ledger.request.stream:
                 return await self.whole(last)
@@ -151,7 +157,6 @@ class Answer:
         if self.begun:
             return
         self.begun = True
-        self._ledger.first_byte = self._now()
         kind = b"application/json" if length is not None else b"text/event-stream; charset=utf-8"
         size = [] if length is None else [(b"content-length", b"%d" % length)]
         cache = [] if length is not None else [(b"cache-control", b"no-cache")]
@@ -159,7 +164,7 @@ class Answer:
         await self._sink.start(self._ledger.status, head)
 
     def _told(self, complete: bool) -> list[tuple[bytes, bytes]]:
-        ledger, now = self._ledger, self._now()
+        ledger, now = self._ledger, monotonic()
         written = ledger.written()
         models = ", ".join(f"{m}={n}" if complete else m for m, n in written.items())
         told = {
@@ -171,7 +176,7 @@ class Answer:
             b"server-timing": self._timing(now),
         }
         if complete:
-            told[b"x-tandem-cost-usd"] = f"{ledger.cost(ledger.attempts(now)):.9f}"
+            told[b"x-tandem-cost-usd"] = f"{spent(ledger.attempts(now)):.9f}"
         return [(name, value.encode("latin-1")) for name, value in told.items() if value]
 
     def _timing(self, now: float) -> str:
@@ -179,27 +184,24 @@ class Answer:
         return f"upstream;dur={waited * 1e3:.3f}, gateway;dur={(total - waited) * 1e3:.3f}"
 
     def _summary(self) -> Mapping[str, object]:
-        ledger, now = self._ledger, self._now()
+        ledger, now = self._ledger, monotonic()
         attempts = ledger.attempts(now)
         return {
             "models": ledger.written(),
-            "cost_usd": round(ledger.cost(attempts), 9),
+            "cost_usd": round(spent(attempts), 9),
             "baseline_usd": round(ledger.baseline_cost(attempts), 9),
             "reason": ledger.why,
         }
 
     def _closing(self) -> bytes:
-        summary = {**self._summary(), "server_timing": self._timing(self._now())}
+        summary = {**self._summary(), "server_timing": self._timing(monotonic())}
         return sse.comment("tandem " + orjson.dumps(summary).decode())
-
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
 
 
 def veil(chunk: dict[str, object], hidden: frozenset[str]) -> dict[str, object]:
     """`chunk` with these fields of its choices set to null: the gateway asked for them, not the
-    client."""
+    client.
+    """
     choices = chunk.get("choices")
     if isinstance(choices, list):
         for choice in choices:

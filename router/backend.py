@@ -58,7 +58,10 @@ class Guard:
 
 
 class Backend:
-    """One endpoint. `name` is host:port, as metrics and headers show it; `url` has no `/v1`."""
+    """One endpoint. `name` is host:port, as metrics and headers show it; `url` has no `/v1`.
+
+    `healthy`, `probed`, `why` (it is not healthy) and `abilities` are `router.health`'s to write.
+    """
 
     def __init__(self, url: str, breaker: BreakerSettings, clock: Clock) -> None:
         self.url = url
@@ -66,6 +69,7 @@ class Backend:
         self.in_flight = 0
         self.healthy = True
         self.probed = False
+        self.why = ""
         self.abilities = Abilities()
         self.latency = PeakEwma()
         self._breaker = Breaker(breaker)

@@ -13,6 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from time import monotonic
 
 import orjson
 
@@ -153,6 +154,7 @@ class Call:
             block = self._before_error(block)
         if b'"usage"' in block and (usage := dialect.usage_in(block)):
             self.tally.usage = dialect.merge_usage(self.tally.usage, usage)
+        self.tally.pieces += block.count(b"data:")
         if dialect.ends_stream(self.surface, block):
             self.complete = True
         if self.tally.first_byte is None and b"data:" not in block:
@@ -172,7 +174,7 @@ class Call:
         return block
 
     def _heard_first(self) -> None:
-        self.tally.first_byte = asyncio.get_running_loop().time()
+        self.tally.first_byte = monotonic()
         self._backend.heard(self.tally.first_byte - self.tally.began)
 
     def _silent(self) -> FaultError:
@@ -237,7 +239,7 @@ class Call:
         """Hang up and release the backend. The first call counts, the others do nothing."""
         if self.tally.ended is not None:
             return
-        self.tally.ended = asyncio.get_running_loop().time()
+        self.tally.ended = monotonic()
         self.tally.blame = blame
         self._silence.stop()
         if self._reply:

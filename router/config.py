@@ -23,7 +23,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapSerializer
 
 from router.decode import ConfigError, Decoded, Form, Problem, decode
 from router.explain import Complaint, explain
@@ -89,8 +89,13 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 """At most a day: a longer wait is a slip of the keyboard."""
 Megabytes = Annotated[float, Field(gt=0, le=4096)]
-"""Of 2**20 bytes. At most 4 GiB: it is held in memory."""
+"""Of 2**20 bytes; at most 4 GiB, since it is held in memory."""
 Amount = Annotated[float, Field(ge=0)]
+FROZEN = (
+    AfterValidator(MappingProxyType),
+    WrapSerializer(lambda value, inner: inner(dict(value))),  # pydantic cannot write the proxy
+)
+"""Makes a mapping read-only, and writable to JSON all the same."""
 
 
 class Section(BaseModel):
@@ -133,9 +138,9 @@ class PriceConfig(Section):
     """USD per million tokens."""
 
     input: Amount = 0.0
-    """Per million tokens of the prompt."""
+    """USD per million tokens of the prompt."""
     output: Amount = 0.0
-    """Per million tokens of the answer."""
+    """USD per million tokens of the answer."""
 
 
 class ModelConfig(Section):
@@ -160,7 +165,7 @@ class ModelConfig(Section):
 
 
 class LimitsConfig(Section):
-    """Times in seconds and sizes; all of them can be changed live."""
+    """How long things may take, and how large they may be."""
 
     deadline: Seconds = 600.0
     """Longest life of one request, all attempts together."""
@@ -173,13 +178,13 @@ class LimitsConfig(Section):
     keepalive: Seconds = 15.0
     """Silence on a stream after which the client is sent an SSE comment."""
     body_mb: Megabytes = 20.0
-    """Largest request body."""
+    """Largest request body, in MiB."""
     answer_mb: Megabytes = 64.0
-    """Largest answer of a backend that is not streamed."""
+    """Largest answer of a backend that is not streamed, in MiB."""
     hold_mb: Megabytes = 8.0
-    """Most of a streamed draft that is held back before it must be sent or dropped."""
+    """Most of a streamed draft that is held back before it must be sent or dropped, in MiB."""
     event_kb: Annotated[float, Field(gt=0, le=65_536)] = 1024.0
-    """Largest single event of a backend's stream."""
+    """Largest single event of a backend's stream, in KiB."""
     retry_share: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Retries that are allowed, as a share of the requests of the last 10 seconds."""
     retry_floor: Annotated[int, Field(ge=0, le=100_000)] = 10
@@ -221,11 +226,9 @@ class Config(Section):
     listen: ListenConfig = ListenConfig()
     admin: AdminConfig = AdminConfig()
     keys: KeysConfig | None = None
-    models: Annotated[
-        Mapping[Name, ModelConfig], Field(min_length=1), AfterValidator(MappingProxyType)
-    ]
+    models: Annotated[Mapping[Name, ModelConfig], Field(min_length=1), *FROZEN]
     """Pools by the name that clients use."""
-    policies: Annotated[Mapping[Name, Any], AfterValidator(MappingProxyType)] = Field(
+    policies: Annotated[Mapping[Name, Any], *FROZEN] = Field(
         default_factory=lambda: MappingProxyType({})
     )
     """Policies by the name that clients use; `use` says which kind, the rest are its settings."""
@@ -253,8 +256,8 @@ class Written:
 
     @property
     def etag(self) -> str:
-        """A hash of what the document says; comments, order and notation do not count."""
-        canonical = json.dumps(self.tree, sort_keys=True, separators=(",", ":"))
+        """A hash of what the document says, order included; comments and notation do not count."""
+        canonical = json.dumps(self.tree, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @property
@@ -342,7 +345,8 @@ def _check_names(tree: Mapping[str, Any], built: Mapping[str, Policy]) -> Iterat
         return
     for name in policies.keys() & models.keys():
         yield ("policies", name), "a model has this name too; a client could not tell them apart"
-    for path, reason in check_references(built, models, policies):
+    distinct = {name: policy for name, policy in built.items() if name not in models}
+    for path, reason in check_references(distinct, models, policies):
         yield ("policies", *path), reason
     for setting, model_only in (("default", False), ("baseline", True)):
         if isinstance(named := tree.get(setting), str):

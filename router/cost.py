@@ -6,9 +6,9 @@ the price of the same answer from one model alone (the large one, as a rule): it
 the prompt, once, and its output price for the tokens that the client got. What was saved is the
 difference, and it is negative when a policy's extra calls cost more than they spared.
 
-Token counts are the backends' own. An attempt that did not report its usage adds nothing to either
-figure; it is counted elsewhere, so that the gap can be seen. Prompt tokens that came from a prefix
-cache cost the full input price: a `Price` knows no discount.
+Token counts are the backends' own, or an estimate where an answer was cut short. An attempt of
+which nothing is known adds nothing to either figure; it is counted elsewhere, so that the gap is
+seen. Prompt tokens from a prefix cache cost the full input price: a `Price` knows no discount.
 
 This file knows prices, counts and no model by name. It reads no clock and keeps no state, and it
 must stay so: the gateway's bill and the offline replay of a log are the same few functions.

@@ -26,6 +26,8 @@ Path: TypeAlias = tuple[str | int, ...]
 DEEPEST = 32
 """Levels of nesting; the deepest setting has six. It keeps the decoder's recursion bounded."""
 
+_PLAIN = re.compile(r"[\w./:@+-]+")
+
 
 class Form(StrEnum):
     """The notation a document is written in."""
@@ -72,7 +74,15 @@ class Decoded:
         at = path
         while at and at not in self.lines:
             at = at[:-1]
-        return Problem(".".join(map(str, path)), reason, self.lines.get(at))
+        return Problem(written(path), reason, self.lines.get(at))
+
+
+def written(path: Path) -> str:
+    """`path` as people write it: `policies.canary.targets.1`; odd names stand in quotes."""
+    return ".".join(
+        part if isinstance(part, str) and _PLAIN.fullmatch(part) else json.dumps(part)
+        for part in path
+    )
 
 
 def decode(text: str, form: Form, source: str) -> Decoded:
@@ -170,7 +180,7 @@ def _decode_yaml(text: str) -> Decoded:
 
 
 def _yaml_problem(error: yaml.MarkedYAMLError) -> Problem:
-    reason = f"cannot be read: {error.problem or error.context}"
+    reason = f"cannot be read: {', '.join(filter(None, (error.context, error.problem)))}"
     if mark := error.problem_mark or error.context_mark:
         return Problem("", f"{reason}, column {mark.column + 1}", mark.line + 1)
     return Problem("", reason)
@@ -196,11 +206,12 @@ class _Reader:
     def _entries(self, node: yaml.MappingNode, path: Path) -> Iterator[tuple[str, Any]]:
         seen: set[str] = set()
         for key, child in node.value:
-            if key.tag != f"{_TAG}str":
-                written = repr(key.value) if isinstance(key, yaml.ScalarNode) else "this"
-                self._refuse(key, path, f"the key {written} is not a word; write it in quotes")
+            if not isinstance(key, yaml.ScalarNode):
+                self._refuse(key, path, "a key is a word, not a list or a mapping")
                 continue
             here = (*path, key.value)
+            if key.tag != f"{_TAG}str":
+                self._refuse(key, here, "this key is not a word; write it in quotes")
             if key.value in seen:
                 self._refuse(key, here, f"written twice, first on line {self.lines[here]}")
                 continue
@@ -210,8 +221,8 @@ class _Reader:
 
     def _refuse(self, node: yaml.Node, path: Path, reason: str) -> None:
         mark = node.start_mark
-        where = ".".join(map(str, path))
-        self.problems.append(Problem(where, f"{reason} (column {mark.column + 1})", mark.line + 1))
+        reason = f"{reason} (column {mark.column + 1})"
+        self.problems.append(Problem(written(path), reason, mark.line + 1))
 
 
 def _scalar(node: yaml.Node) -> str | int | float | bool | None:

@@ -16,11 +16,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, assert_never
 
 from router.answer import Answer
 from router.budget import RetryBudget
-from router.call import Call, Limits, Outgoing
+from router.call import Call, Limits
 from router.compose import Composer
 from router.dialect import OPENAI_STREAMS
 from router.faults import Blame, Fault, FaultError
@@ -64,7 +65,7 @@ class PolicyError(Exception):
 
 @dataclass(slots=True)
 class Frame:
-    """One policy on the stack, and until when (loop time) its answer may begin."""
+    """One policy on the stack, and until when (monotonic time) its answer may begin."""
 
     name: str
     steps: Steps
@@ -74,7 +75,8 @@ class Frame:
 @dataclass(slots=True)
 class Live:
     """A call under way; the backends tried so far, itself included; what of its answer the client
-    must not see; and its wait, if someone races it."""
+    must not see; and its wait, if someone races it.
+    """
 
     call: Call
     avoid: frozenset[str]
@@ -99,16 +101,18 @@ class Drive:
     _fleet: Fleet | None = None
 
     async def run(self, until: float) -> Ended:
-        """Answer the request; `until` is the loop time at which it must be over."""
+        """Answer the request; `until` is the time (`time.monotonic`) at which it must be over."""
         self.budget.deposit()
         blame: Blame | None = Blame.GONE
         try:
-            answer_by = until - LAST_WORD * (until - self._now())
+            answer_by = until - LAST_WORD * (until - monotonic())
             self._push(Route(self.ledger.policy, self.ledger.request), answer_by)
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout(until - monotonic()):
                 ended = await self._loop()
             blame = ended.fault.blame if isinstance(ended, Failed) else None
             await self._conclude(ended)
+            for live in self._live.values():
+                await live.call.finish()
             return ended
         except PolicyError as error:
             blame = Blame.GATEWAY
@@ -153,8 +157,8 @@ class Drive:
             case Close():
                 self._close(step.attempt.number, None)
             case Route():
-                remaining = self._frames[-1].until - self._now()
-                self._push(step, self._now() + remaining * step.share)
+                remaining = self._frames[-1].until - monotonic()
+                self._push(step, monotonic() + remaining * step.share)
             case Compute():
                 return await asyncio.to_thread(step.function, *step.arguments)
             case Render():
@@ -183,31 +187,32 @@ class Drive:
 
     def _open(self, step: Open) -> Attempt:
         pool, number = self.runtime.pools[step.model], len(self.ledger.tallies)
-        backend = pool.pick(step.request.raw, step.avoid, self.rng)
+        served = pool.serves(step.request.surface)
+        backend = pool.pick(step.request.raw, step.avoid, self.rng) if served else None
         if backend is None:
+            fault = self._nowhere(pool, step.avoid) if served else not_served(step)
             attempt = Attempt(-1 - len(self._unplaced), step.model, "")
-            self._unplaced[attempt.number] = self._nowhere(attempt, pool, step.avoid)
+            self._unplaced[attempt.number] = Failed(attempt, fault)
             return attempt
         attempt = Attempt(number, step.model, backend.name)
-        tally = Tally(step.model, backend.name, self._now())
+        sending = outgoing(step, pool)
+        tally = Tally(step.model, backend.name, monotonic(), pool.price, len(sending.body))
         self.ledger.tallies.append(tally)
-        call = Call(attempt, backend, outgoing(step, pool), self._limits(step, pool), tally)
+        call = Call(attempt, backend, sending, self._limits(step, pool), tally)
         self._live[number] = Live(call, step.avoid | {backend.name}, hidden_by(step))
         return attempt
 
-    def _nowhere(self, attempt: Attempt, pool: Pool, avoid: frozenset[str]) -> Failed:
+    def _nowhere(self, pool: Pool, avoid: frozenset[str]) -> Fault:
         states = ", ".join(f"{b.name} is {b.state}" for b in pool.backends if b.name not in avoid)
         why = states or "all of them were tried"
         message = f'no backend of the model "{pool.name}" can take the request: {why}'
-        return Failed(
-            attempt, Fault(Blame.BACKEND, message, 503, "no_backend", retry_after=1.0), spare=False
-        )
+        return Fault(Blame.BACKEND, message, 503, "no_backend", retry_after=1.0)
 
     def _limits(self, step: Open, pool: Pool) -> Limits:
         """An attempt may be silent for its share of what is left: others want to try, too."""
         settings = self.runtime.config.limits
         others = len(pool.candidates(step.avoid))
-        share = max(self._frames[-1].until - self._now(), 0.0) / max(others, 1)
+        share = max(self._frames[-1].until - monotonic(), 0.0) / max(others, 1)
         return Limits(
             first=min(share, settings.first_token) if step.request.stream else share,
             idle=settings.idle,
@@ -250,23 +255,23 @@ class Drive:
         return await self._race(lives, step.timeout)
 
     async def _hear(self, live: Live) -> Event:
-        before = self._now()
+        before = monotonic()
         try:
             return await live.call.event(self.upstream)
         except FaultError as error:
             return self._broke(live, error.fault)
         finally:
-            self.ledger.waited += self._now() - before
+            self.ledger.waited += monotonic() - before
 
     async def _race(self, lives: Iterable[Live], timeout: float | None) -> Event:
-        before = self._now()
+        before = monotonic()
         tasks: dict[asyncio.Task[Event], Live] = {}
         for live in lives:
             if live.waiting is None:
                 live.waiting = asyncio.create_task(live.call.event(self.upstream))
             tasks[live.waiting] = live
         done, _ = await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        self.ledger.waited += self._now() - before
+        self.ledger.waited += monotonic() - before
         for task, live in tasks.items():
             if task in done:
                 live.waiting = None
@@ -291,7 +296,7 @@ class Drive:
                 if not stream:
                     await answer.whole(part)
                     continue
-                now = self._now()
+                now = monotonic()
                 if last:
                     ledger.gaps.append(now - last)
                 last = now
@@ -300,16 +305,14 @@ class Drive:
             failed = self._broke(live, error.fault)
             call.tally.answer = failed.sent
             return failed
-        await call.finish()
-        self._close(call.attempt.number, None)
         return call.finished
 
     async def _part(self, call: Call) -> bytes:
-        before = self._now()
+        before = monotonic()
         try:
             return await call.part(self.upstream)
         finally:
-            self.ledger.waited += self._now() - before
+            self.ledger.waited += monotonic() - before
 
     async def _emit(self, step: Emit) -> None:
         live = self._known(step.attempt)
@@ -323,10 +326,9 @@ class Drive:
 
     async def _render(self, step: Render) -> tuple[int, ...] | Failed:
         pool = self.runtime.pools[step.model]
-        attempt = Attempt(-1, step.model, "")
         backend = pool.pick(step.request.raw, frozenset(), self.rng)
         if backend is None:
-            return self._nowhere(attempt, pool, frozenset())
+            return Failed(Attempt(-1, step.model, ""), self._nowhere(pool, frozenset()))
         try:
             return await prompt_ids(self.upstream, backend, pool, step.request)
         except FaultError as error:
@@ -362,6 +364,8 @@ class Drive:
         for number in list(self._live):
             self._close(number, blame)
 
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
+
+def not_served(step: Open) -> Fault:
+    """The fault of asking a model for an API that its backends do not have."""
+    message = f'the model "{step.model}" does not serve /v1/{step.request.surface.value}'
+    return Fault(Blame.CLIENT, message, 404, "unsupported_endpoint", "model")

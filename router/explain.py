@@ -22,6 +22,21 @@ Complaint: TypeAlias = tuple[Path, str]
 MOST_LISTED = 12
 """Names that a reason lists: as many as one reads on the way to the right one."""
 
+PLAINER = {
+    "missing": "this setting is required",
+    "missing_argument": "this setting is required",
+    "dict_type": "must be a mapping of settings",
+    "mapping_type": "must be a mapping of settings",
+    "model_type": "must be a mapping of settings",
+    "dataclass_type": "must be a mapping of settings",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "too_short": "must not be empty",
+}
+"""What pydantic's error types mean to somebody who knows YAML and not Python."""
+
 
 def explain(error: ValidationError, value: Any, settings: Any) -> list[Complaint]:
     """The complaints in `error`, which arose when `value` was read as the type `settings`.
@@ -34,9 +49,25 @@ def explain(error: ValidationError, value: Any, settings: Any) -> list[Complaint
         if found["type"] == "too_short" and inside:
             continue  # its items were refused, each with its own reason
         reason = _reason(found["type"], found["msg"], settings_at(settings, path[:-1]), path)
+        if found["type"] == "value_error":
+            path, reason = point(path, reason, settings)
         if reason not in reasons.setdefault(path, []):
             reasons[path].append(reason)
     return [(path, "; or: ".join(several)) for path, several in reasons.items()]
+
+
+def point(path: Path, reason: str, settings: Any) -> Complaint:
+    """A refusal at `path` may begin with the setting that it means: `targets: name at least one`.
+
+    The setting's own group may stand before it, as in `grade.prompt: ...` at `grade`.
+    """
+    named, colon, rest = reason.partition(": ")
+    inner = named.split(".")
+    if path and inner[0] == path[-1]:
+        inner = inner[1:]
+    if colon and inner and inner[0] in settings_at(settings, path):
+        return (*path, *inner), rest
+    return path, reason
 
 
 def suggest(name: str, known: Collection[str]) -> str:
@@ -56,9 +87,9 @@ def settings_at(settings: Any, path: Path) -> tuple[str, ...]:
         if isinstance(get_origin(here), type) and arguments:
             inside = arguments[-1] if issubclass(get_origin(here), Mapping) else arguments[0]
         else:
-            inside = _hints(here).get(str(part))
+            inside = settings_of(here).get(str(part))
         here = plain(inside)
-    return tuple(_hints(here))
+    return tuple(settings_of(here))
 
 
 def plain(annotation: Any) -> Any:
@@ -70,12 +101,14 @@ def plain(annotation: Any) -> Any:
     return annotation
 
 
-def _hints(settings: Any) -> dict[str, Any]:
+def settings_of(settings: Any) -> dict[str, Any]:
+    """The settings that a section or a dataclass has, with their annotations; else nothing."""
     if isinstance(settings, type) and issubclass(settings, BaseModel):
         return {name: field.annotation for name, field in settings.model_fields.items()}
     if dataclasses.is_dataclass(settings):
         hints = get_type_hints(settings, include_extras=True)
-        return {field.name: hints[field.name] for field in dataclasses.fields(settings)}
+        fields = dataclasses.fields(settings)
+        return {field.name: hints[field.name] for field in fields if field.init}
     return {}
 
 
@@ -102,16 +135,8 @@ def _holds(value: Any, part: str | int) -> bool:
 
 
 def _reason(kind: str, message: str, known: tuple[str, ...], path: Path) -> str:
-    match kind:
-        case "missing" | "missing_argument":
-            return "this setting is required"
-        case "extra_forbidden" | "unexpected_keyword_argument":
-            return f"there is no such setting{suggest(str(path[-1]), known)}"
-        case "too_short":
-            return "must not be empty"
-        case "value_error":
-            return message.removeprefix("Value error, ")
-        case "dataclass_type" | "dict_type" | "model_type" | "mapping_type":
-            return "must be a mapping of settings"
-        case _:
-            return message.replace("Input should", "must").replace("must be a valid", "must be a")
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"there is no such setting{suggest(str(path[-1]), known)}"
+    said = message.removeprefix("Value error, ")
+    said = said.replace("Input should", "must").replace("String should", "must")
+    return PLAINER.get(kind, said.replace("must be a valid", "must be a"))

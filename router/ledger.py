@@ -1,5 +1,8 @@
 """The ledger: what is known about one request on its way, written by those who act, read by all.
 
+All times are `time.monotonic`'s: an event loop's own clock may tick in milliseconds only (uvloop's
+does), and the gateway's share of a request is a fraction of one.
+
 One per request. The engine and its calls write facts and times; the answer reads them for headers
 and the closing comment; at the end it becomes one `RequestEnded`. It decides nothing, and it holds
 neither the prompt nor a key, only the key's name.
@@ -7,23 +10,31 @@ neither the prompt nor a key, only the key's name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from router.cost import baseline, delivered, priced
+from router.cost import baseline, cost, delivered
 from router.faults import Blame, Fault
 from router.fleet import Price
 from router.observe import AttemptEnded, RequestEnded
 from router.steps import Request, Usage
 
+BYTES_PER_TOKEN = 4
+"""Of a prompt, for an estimate: English in the tokenizers of today's open models, JSON included."""
+
 
 @dataclass(slots=True)
 class Tally:
-    """One attempt so far. Times are the loop's, in seconds."""
+    """One attempt so far. Times are monotonic, in seconds; `sent` counts the request's bytes,
+    `pieces` the events of a stream.
+    """
 
     model: str
     backend: str
     began: float
+    price: Price
+    sent: int
+    pieces: int = 0
     answer: bool = False
     usage: Usage | None = None
     first_byte: float | None = None
@@ -32,29 +43,34 @@ class Tally:
 
     def told(self, now: float) -> AttemptEnded:
         """The attempt as listeners see it."""
+        usage = self.usage
+        if estimated := usage is None and self.pieces > 0 and self.blame is not None:
+            usage = Usage(self.sent // BYTES_PER_TOKEN, self.pieces)
         return AttemptEnded(
             model=self.model,
             backend=self.backend,
             blame=self.blame,
             seconds=(self.ended or now) - self.began,
             first_byte=None if self.first_byte is None else self.first_byte - self.began,
-            usage=self.usage,
+            usage=usage,
             answer=self.answer,
+            cost=0.0 if usage is None else cost(usage, self.price),
+            estimated=estimated,
         )
 
 
 @dataclass(slots=True)
 class Ledger:
     """Facts about one request. `began` is when its head arrived; `waited` sums the time in which
-    the gateway only waited for a backend to speak or for the client to read."""
+    the gateway only waited for a backend to speak or for the client to read.
+    """
 
     request: Request
     policy: str
     revision: int
     key: str | None
     began: float
-    prices: Mapping[str, Price]
-    baseline: str
+    baseline: Price
     reason: str = ""
     detail: str = ""
     status: int = 200
@@ -68,13 +84,9 @@ class Ledger:
         """All attempts as they stand."""
         return tuple(tally.told(now) for tally in self.tallies)
 
-    def cost(self, attempts: Sequence[AttemptEnded]) -> float:
-        """USD spent on these attempts, unused drafts included."""
-        return priced(attempts, self.prices)
-
     def baseline_cost(self, attempts: Sequence[AttemptEnded]) -> float:
         """USD that the same answer would have cost on the baseline model alone."""
-        return baseline(attempts, self.prices[self.baseline])
+        return baseline(attempts, self.baseline)
 
     def delivered(self, now: float) -> Usage:
         """The tokens of the answer, its prompt counted once."""
@@ -114,6 +126,11 @@ class Ledger:
             seconds=now - self.began,
             upstream=self.waited,
             gaps=tuple(self.gaps),
-            cost=self.cost(attempts),
+            cost=spent(attempts),
             baseline=self.baseline_cost(attempts),
         )
+
+
+def spent(attempts: Sequence[AttemptEnded]) -> float:
+    """USD for everything that was run, unused drafts included."""
+    return sum(attempt.cost for attempt in attempts)

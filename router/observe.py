@@ -22,8 +22,10 @@ class AttemptEnded:
     """One call to one backend is over. Times in seconds; `blame` is None if it went well.
 
     `first_byte` counts from sending the call to the first piece of its answer. `answer` says
-    whether the client got it (False: a draft, a grade, a hedge that lost). `usage` is None if the
-    backend did not say.
+    whether the client got it (False: a draft, a grade, a hedge that lost). `usage` is None if
+    nothing is known, and `estimated` if the backend did not say because the answer was cut short:
+    then it is a count of the pieces that came, and of the prompt's bytes. `cost` is in USD, at the
+    prices of the request's own revision.
     """
 
     model: str
@@ -33,6 +35,8 @@ class AttemptEnded:
     first_byte: float | None
     usage: Usage | None
     answer: bool
+    cost: float = 0.0
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

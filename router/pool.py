@@ -17,6 +17,7 @@ from router.backend import Backend, Clock
 from router.breaker import BreakerSettings
 from router.config import BreakerConfig, ModelConfig
 from router.fleet import Abilities, ModelView, Price
+from router.steps import Surface
 
 BLOCK = 512
 """Bytes per block of remembered prefix: about 128 tokens, eight of vLLM's 16-token blocks."""
@@ -86,6 +87,11 @@ class Pool:
     def candidates(self, avoid: frozenset[str] = frozenset()) -> list[Backend]:
         """The backends that may get a call now."""
         return [b for b in self.backends if b.name not in avoid and b.ready]
+
+    def serves(self, surface: Surface) -> bool:
+        """Whether its backends have this API, as far as that is known."""
+        known = self.abilities.surfaces
+        return known is None or surface in known
 
     def pick(self, prompt: bytes, avoid: frozenset[str], rng: random.Random) -> Backend | None:
         """The backend for a call with this prompt, or None if there is none to be had."""

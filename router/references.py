@@ -15,13 +15,12 @@ import json
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Annotated, Any, NotRequired, TypeAlias, Union, cast, get_args, get_origin
-from typing import get_type_hints as type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from router.decode import Path
-from router.explain import Complaint, explain, suggest
+from router.explain import Complaint, explain, point, settings_of, suggest
 from router.steps import ModelName, Policy, TargetName
 
 Table: TypeAlias = Mapping[str, type[Policy]]
@@ -30,7 +29,8 @@ Table: TypeAlias = Mapping[str, type[Policy]]
 STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 """How every block is read: no unknown setting, no conversion of types, no infinity."""
 
-_SORTS = {get_args(ModelName)[1]: "model", get_args(TargetName)[1]: "target"}
+MARKS = MODEL, TARGET = get_args(ModelName)[1], get_args(TargetName)[1]
+"""What `Annotated` says of a reference."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,23 +66,19 @@ def _build(kind: type[Policy], settings: dict[str, Any]) -> tuple[Policy | None,
         return None, explain(error, settings, kind)
     try:
         return cast(Callable[..., Policy], kind)(**checked), []
-    except (ValueError, OSError) as error:  # OSError: an artifact that cannot be read
-        return None, [((), str(error))]
+    except ValueError as error:
+        return None, [point((), str(error), kind)]
+    except OSError as error:  # an artifact, say, that cannot be read
+        return None, [((), f"{error.strerror}: {error.filename}")]
 
 
 def _schema(kind: type[Policy]) -> TypeAdapter[dict[str, Any]]:
     """What a block of this kind may hold. The dataclass itself stays untouched and un-pydantic."""
-    hints = type_hints(kind, include_extras=True)
-    block = {
-        field.name: hints[field.name] if _required(field) else NotRequired[hints[field.name]]
-        for field in _fields(kind)
-    }
+    hints = settings_of(kind)
+    required = {field.name for field in dataclasses.fields(cast(Any, kind)) if _required(field)}
+    block = {name: hint if name in required else NotRequired[hint] for name, hint in hints.items()}
     of_fields: Any = TypedDict  # as a plain function: the fields are known at run time only
     return TypeAdapter(with_config(STRICT)(of_fields(kind.__name__, block)))
-
-
-def _fields(kind: Any) -> tuple[dataclasses.Field[Any], ...]:
-    return tuple(field for field in dataclasses.fields(kind) if field.init)
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:
@@ -99,43 +95,38 @@ def references(policy: Policy) -> list[Reference]:
 
 
 def _inside(annotation: Any, value: Any, path: Path) -> Iterator[Reference]:
-    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
-        if isinstance(value, annotation):
-            hints = type_hints(annotation, include_extras=True)
-            for field in dataclasses.fields(annotation):
-                inner = getattr(value, field.name)
-                yield from _inside(hints[field.name], inner, (*path, field.name))
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        if isinstance(value, str):
+            yield from (
+                Reference(path, value, mark == MODEL) for mark in arguments[1:] if mark in MARKS
+            )
+        yield from _inside(arguments[0], value, path)
+    elif origin in (Union, types.UnionType):
+        for arm in arguments:
+            yield from _inside(arm, value, path)
+    else:
+        for step, part, held in _parts(annotation, value):
+            yield from _inside(part, held, (*path, step))
+
+
+def _parts(annotation: Any, value: Any) -> Iterator[tuple[str | int, Any, Any]]:
+    """What `value` holds if it is of the kind `annotation`: where, annotated how, and what."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is None:
+        if dataclasses.is_dataclass(annotation) and type(value) is annotation:
+            for name, hint in settings_of(annotation).items():
+                yield name, hint, getattr(value, name)
+    elif not isinstance(origin, type) or not isinstance(value, origin):
         return
-    arguments = get_args(annotation)
-    match get_origin(annotation):
-        case None:
-            return
-        case found if found is Annotated:
-            yield from _annotated(arguments, value, path)
-        case found if found in (Union, types.UnionType):
-            for arm in arguments:
-                yield from _inside(arm, value, path)
-        case _ if isinstance(value, Mapping) and len(arguments) == 2:
-            for key, inner in value.items():
-                yield from _inside(arguments[0], key, (*path, key))
-                yield from _inside(arguments[1], inner, (*path, key))
-        case _ if isinstance(value, (tuple, list)):
-            for at, inner in enumerate(value):
-                item = arguments[at] if _one_each(arguments, value) else arguments[0]
-                yield from _inside(item, inner, (*path, at))
-        case _:
-            return
-
-
-def _annotated(arguments: tuple[Any, ...], value: Any, path: Path) -> Iterator[Reference]:
-    sorts = [_SORTS[mark] for mark in arguments[1:] if isinstance(mark, str) and mark in _SORTS]
-    if sorts and isinstance(value, str):
-        yield Reference(path, value, model_only=sorts[0] == "model")
-    yield from _inside(arguments[0], value, path)
-
-
-def _one_each(arguments: tuple[Any, ...], value: tuple[Any, ...] | list[Any]) -> bool:
-    return Ellipsis not in arguments and len(arguments) == len(value)
+    elif isinstance(value, Mapping):
+        for key, held in value.items():
+            yield key, arguments[0], key
+            yield key, arguments[1], held
+    elif isinstance(value, (tuple, list, frozenset)):
+        one_each = origin is tuple and Ellipsis not in arguments
+        for at, held in enumerate(value):
+            yield at, arguments[at if one_each else 0], held
 
 
 # -------------------------------------------------------------------------------------- checking

@@ -1,0 +1,100 @@
+"""Who may talk to the admin listener, from where, and how much they may say.
+
+With a token, each request must carry it. Without one, the listener binds the loopback interface
+whatever the configuration says, and a request must look as if it came from a program on this
+machine: a `Host` that is not loopback is how a web page reaches us by DNS rebinding, and a foreign
+`Origin` is how it posts a form. Both are refused.
+
+The rule: deny by default. Handlers get nothing of a request before `authorise` has let it pass,
+not even its body.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from router.config import AdminConfig, Form
+
+LARGEST_BODY = 256 * 1024
+"""Bytes of a document: some thousand models. Reading YAML costs about 10 microseconds a byte of
+the one interpreter that also serves requests, so a larger one would be felt."""
+
+FORMS = {
+    "application/json": Form.JSON,
+    "application/yaml": Form.YAML,
+    "application/x-yaml": Form.YAML,
+    "text/yaml": Form.YAML,
+    "text/x-yaml": Form.YAML,
+}
+"""Content types of a document. A web form can send none of them."""
+
+_BEARER = HTTPBearer(auto_error=False, description="The token that `admin.token_env` names.")
+
+
+class AdminError(Exception):
+    """An answer other than success: `code` is for programs, `message` for people."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+def admin_address(admin: AdminConfig, token: str | None) -> tuple[str, str]:
+    """The host to bind the admin listener to, and a sentence to print that explains it."""
+    if token:
+        return admin.host, "admin: a bearer token is required"
+    cure = f"set {admin.token_env}" if admin.token_env else "set admin.token_env"
+    if is_loopback(admin.host):
+        return admin.host, f"admin: open to every program on this machine; {cure} to require one"
+    return "127.0.0.1", f"admin: no token, so 127.0.0.1 instead of {admin.host}; {cure} to open it"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` (a name or an address, IPv6 with or without brackets) is this machine."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def authorise(
+    request: Request,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
+) -> None:
+    """Let the request pass, or raise `AdminError`: 401 for a wrong token, 403 for a web page."""
+    token: str | None = request.app.state.token
+    if token:
+        given = credentials.credentials if credentials else ""
+        if not hmac.compare_digest(given.encode(), token.encode()):
+            raise AdminError(401, "unauthorised", "send the admin token: Authorization: Bearer ...")
+    elif not is_loopback(urlsplit(f"//{request.headers.get('host', '')}").hostname or ""):
+        raise AdminError(403, "foreign_host", "without a token, only loopback names are answered")
+    elif _foreign(request.headers.get("origin")):
+        raise AdminError(403, "foreign_origin", "without a token, web pages are not answered")
+
+
+def _foreign(origin: str | None) -> bool:
+    return origin is not None and not is_loopback(urlsplit(origin).hostname or "")
+
+
+async def read_document(request: Request) -> tuple[str, Form]:
+    """The request's body as text, and its notation; `AdminError` 413 or 415 if it is unfit."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in FORMS:
+        raise AdminError(415, "unknown_notation", f"send one of: {', '.join(FORMS)}")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST_BODY:
+            raise AdminError(413, "too_large", f"a document has at most {LARGEST_BODY} bytes")
+    try:
+        return body.decode(), FORMS[kind]
+    except UnicodeDecodeError:
+        raise AdminError(415, "unknown_notation", "a document is written in UTF-8") from None

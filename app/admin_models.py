@@ -1,0 +1,205 @@
+"""What the admin API answers, as types: they are its OpenAPI schema and its documentation.
+
+Each is made from the router's own values by a function beside it. No secret can get in: the
+configuration holds none, and nothing here reads the environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from router.backend import Backend
+from router.decode import Problem
+from router.revisions import Revision
+from router.runtime import Runtime
+
+
+class View(BaseModel):
+    """An answer, or a part of one."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class ProblemView(View):
+    """One thing that is wrong with a document."""
+
+    path: str
+    """The setting: `policies.canary.targets.1`. Empty if it is the document as a whole."""
+    reason: str
+    """What is wrong with it, and where known what would be right."""
+    line: int | None = None
+    """The line of a YAML document, counted from 1."""
+
+
+class ErrorBody(View):
+    """Why a request was refused."""
+
+    message: str
+    code: str
+    """One word for programs, such as `invalid_config` or `stale`."""
+    problems: list[ProblemView] = Field(default_factory=list)
+    """Everything that is wrong with the document, if that is why."""
+
+
+class ErrorView(View):
+    """Every answer of this API that is not a success."""
+
+    error: ErrorBody
+
+
+class CheckView(View):
+    """The verdict on a document that was checked and not swapped in."""
+
+    ok: bool
+    etag: str | None = None
+    """What its ETag would be."""
+    problems: list[ProblemView] = Field(default_factory=list)
+
+
+class RevisionView(View):
+    """One configuration that served, or serves."""
+
+    number: int
+    etag: str
+    when: datetime
+    what: str
+    """How it came: `started from gateway.yaml`, `PUT policies/auto`, `rolled back to 3`."""
+    active: bool
+
+
+class RevisionDetail(RevisionView):
+    """A revision with its document."""
+
+    config: dict[str, Any]
+
+
+class RevisionsView(View):
+    """The revisions that are remembered, newest first."""
+
+    active: int
+    revisions: list[RevisionView]
+
+
+class PolicyView(View):
+    """One configured policy."""
+
+    name: str
+    use: str
+    """Its kind."""
+    settings: dict[str, Any]
+    """As written; what is left out has its default."""
+    default: bool
+    """Whether it answers requests that name no policy and no model."""
+
+
+class PoliciesView(View):
+    """The configured policies; models are targets too and are not listed here."""
+
+    policies: list[PolicyView]
+
+
+class AbilitiesView(View):
+    """What probing found; null means that nobody could tell."""
+
+    version: str | None
+    surfaces: list[str] | None
+    served: list[str]
+    context: int | None
+    max_logprobs: int | None
+    token_ids: bool | None
+    tokenizer: str | None
+    gate: bool | None
+
+
+class BackendView(View):
+    """One backend of one model, now."""
+
+    model: str
+    backend: str
+    """Host and port, as metrics and headers show it."""
+    url: str
+    state: str
+    """`healthy`, `unhealthy`, `open` (shut off by its breaker) or `probing`."""
+    ready: bool
+    """Whether a call would be sent to it now."""
+    in_flight: int
+    latency: float
+    """Recent peak of its time to first byte, in seconds; 0 before its first answer."""
+    abilities: AbilitiesView
+
+
+class BackendsView(View):
+    """All backends of all models."""
+
+    backends: list[BackendView]
+
+
+class HealthView(View):
+    """The admin listener is up."""
+
+    status: str = "ok"
+    revision: int
+
+
+def problem_views(problems: Iterable[Problem]) -> list[ProblemView]:
+    """Problems as the API shows them."""
+    return [ProblemView(**asdict(problem)) for problem in problems]
+
+
+def revision_view(revision: Revision, active: Revision) -> RevisionView:
+    """A revision without its document."""
+    return RevisionView(
+        number=revision.number,
+        etag=revision.etag,
+        when=revision.when,
+        what=revision.what,
+        active=revision is active,
+    )
+
+
+def revision_detail(revision: Revision, active: Revision) -> RevisionDetail:
+    """A revision with its document."""
+    head = revision_view(revision, active)
+    return RevisionDetail(**head.model_dump(), config=dict(revision.written.tree))
+
+
+def policy_views(runtime: Runtime) -> list[PolicyView]:
+    """The configured policies, in the order of the document."""
+    return [
+        PolicyView(
+            name=name,
+            use=block["use"],
+            settings={key: value for key, value in block.items() if key != "use"},
+            default=name == runtime.default,
+        )
+        for name, block in runtime.config.policies.items()
+    ]
+
+
+def backend_views(runtime: Runtime) -> list[BackendView]:
+    """All backends, in the order of the document."""
+    return [
+        _backend_view(model, backend)
+        for model, pool in runtime.pools.items()
+        for backend in pool.backends
+    ]
+
+
+def _backend_view(model: str, backend: Backend) -> BackendView:
+    found = backend.abilities
+    surfaces = None if found.surfaces is None else sorted(found.surfaces)
+    return BackendView(
+        model=model,
+        backend=backend.name,
+        url=backend.url,
+        state=backend.state,
+        ready=backend.ready,
+        in_flight=backend.in_flight,
+        latency=backend.latency.value,
+        abilities=AbilitiesView(**{**asdict(found), "surfaces": surfaces}),
+    )

@@ -1,0 +1,105 @@
+"""Tandem as the process under test: its config, its keys, its admin API and its metrics.
+
+Keys, metrics and one `direct` policy are on, the log is off: what the figures are promised for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.bench.processes import BenchError, Running, answers, free_port, running
+from app.bench.upstream import MODEL
+
+__all__ = ["KEY", "Gateway", "document", "started"]
+
+KEY = "tdm-bench-0123456789abcdef0123456789abcdef"
+"""The client's key, one of several in the file."""
+
+OTHER_KEYS = 20
+"""More keys in the file, so that looking one up is not a search among one."""
+
+TANDEM = "import sys; from app.cli import main; sys.exit(main())"
+"""The `tandem` command, whether or not this checkout is installed."""
+
+ADMIN_SECONDS = 30.0
+"""Longest wait for an answer of the admin API, under load."""
+
+
+def document(upstream: int, keys: Path, served_as: str = MODEL) -> dict[str, Any]:
+    """A config: one model on 127.0.0.1:`upstream`, and `bench`, a `direct` policy to it."""
+    return {
+        "keys": {"file": str(keys)},
+        "models": {
+            "only": {
+                "backends": [f"http://127.0.0.1:{upstream}"],
+                "served_as": served_as,
+                "price": {"input": 0.1, "output": 0.4},
+            }
+        },
+        "policies": {MODEL: {"use": "direct", "model": "only"}},
+        "default": MODEL,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A running Tandem; `admin` is the port of its admin API, `keys` its file of keys."""
+
+    process: Running
+    admin: int
+    keys: Path
+
+    def swap(self, tree: Mapping[str, Any], client: httpx.Client) -> int:
+        """Replace the config; the new revision's number."""
+        answer = client.put(
+            f"http://127.0.0.1:{self.admin}/admin/config",
+            json=tree,
+            headers={"if-match": "*"},
+            timeout=ADMIN_SECONDS,
+        )
+        if answer.status_code != httpx.codes.OK:
+            raise BenchError(f"the config was refused: {answer.status_code} {answer.text[:600]}")
+        number: int = answer.json()["number"]
+        return number
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric's samples, over all its labels."""
+        page = httpx.get(f"http://127.0.0.1:{self.process.port}/metrics", timeout=ADMIN_SECONDS)
+        samples = (
+            sample.value
+            for family in text_string_to_metric_families(page.text)
+            for sample in family.samples
+            if sample.name == name
+        )
+        return sum(samples)
+
+
+@contextmanager
+def started(upstream: int, folder: Path, cpu: int | None) -> Iterator[Gateway]:
+    """Tandem in front of 127.0.0.1:`upstream`; its files go into `folder`."""
+    port, admin = free_port(), free_port()
+    secrets = [KEY, *(f"{KEY}-{number}" for number in range(OTHER_KEYS))]
+    entries = [
+        {"name": f"client-{number}", "sha256": hashlib.sha256(secret.encode()).hexdigest()}
+        for number, secret in enumerate(secrets)
+    ]
+    keys = folder / "keys.yaml"
+    keys.write_text(json.dumps({"keys": entries}))  # JSON is YAML
+    config = folder / "gateway.json"
+    config.write_text(json.dumps(document(upstream, keys)))
+    command = [
+        *(sys.executable, "-c", TANDEM, "serve", "--config", str(config)),
+        *("--port", str(port), "--admin-port", str(admin)),
+    ]
+    with running(command, port, cpu=cpu, ready=lambda port: answers(port) and answers(admin)) as it:
+        yield Gateway(it, admin, keys)

@@ -1,0 +1,76 @@
+"""A thousand slow streams at once: what they hold in memory, and whether all of them are let go.
+
+The load hangs up in the middle of every stream, the hardest end of all: afterwards not one call may
+be counted as in flight.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from app.bench.figures import Figure, Target, summary
+from app.bench.gateway import KEY, Gateway
+from app.bench.load import Plan
+from app.bench.processes import BenchError, finish, loading
+
+__all__ = ["INTERVAL_MS", "STREAMS", "measure"]
+
+STREAMS = 1000
+INTERVAL_MS = 100
+"""Between two events: ten tokens a second and stream, a slow large model."""
+
+WATCHED_SECONDS = 4.0
+"""How long the memory is watched, once all streams run."""
+
+EVERY = 0.2
+"""Seconds between two looks at the memory."""
+
+RELEASE_SECONDS = 5.0
+"""How long the last call may take to be noticed as gone; 100 ms are promised, per stream."""
+
+OVER_IDLE = Target(150.0, at_least=False)
+"""MiB."""
+
+
+def measure(
+    tandem: Gateway, rounds: int, cpu: int | None, step: Callable[[str], None]
+) -> Iterator[Figure]:
+    """Open the streams, watch, hang up; `rounds` times."""
+    grown, left = [], []
+    idle = _resident(tandem)
+    plan = Plan(tandem.process.port, STREAMS, WATCHED_SECONDS, stream=True, warmup=3.0, key=KEY)
+    for _ in range(rounds):
+        peak = 0.0
+        with loading(plan, cpu) as process:
+            end = time.monotonic() + WATCHED_SECONDS - EVERY
+            while time.monotonic() < end:
+                peak = max(peak, _resident(tandem))
+                time.sleep(EVERY)
+            busy = tandem.metric("tandem_in_flight")
+            result = finish(process)
+        if result.errors or busy < STREAMS:
+            raise BenchError(
+                f"{busy:.0f} of {STREAMS} slow streams ran and {result.errors} failed; raise the "
+                f"limit of open files (ulimit -n) to 8192. {tandem.process.log_tail()}"
+            )
+        grown.append(peak - idle)
+        left.append(_in_flight_at_last(tandem))
+        step("slow streams")
+    yield summary(f"{STREAMS} slow streams: memory over idle", grown, "MiB", OVER_IDLE)
+    drift = "guards left after all clients hung up"
+    yield summary(drift, left, "calls", Target(0, at_least=False))
+
+
+def _resident(tandem: Gateway) -> float:
+    resident = tandem.process.resident_mib()
+    if resident is None:
+        raise BenchError("the gateway's memory cannot be read: it is gone")
+    return resident
+
+
+def _in_flight_at_last(tandem: Gateway) -> float:
+    deadline = time.monotonic() + RELEASE_SECONDS
+    while (busy := tandem.metric("tandem_in_flight")) and time.monotonic() < deadline:
+        time.sleep(EVERY)
+    return busy

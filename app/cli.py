@@ -1,0 +1,101 @@
+"""The command line: reads arguments, calls one function, turns failures into one line and a status.
+
+Exit status: 0 well, 1 it could not be done (the reason is on stderr), 2 the command was wrong.
+Slow imports happen inside the commands, so that `tandem --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+DESCRIPTION = "An OpenAI-compatible gateway that lets a small and a large model share the work."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the return value is the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    from app.bench import overhead, pair
+
+    parser = argparse.ArgumentParser(prog="tandem", description=DESCRIPTION)
+    parser.set_defaults(command=_helping(parser))
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    serve = _command(commands, "serve", "run the gateway", _serve)
+    serve.add_argument(
+        "--config", type=Path, metavar="FILE", help="gateway.yaml; default: the embedded pair"
+    )
+    serve.add_argument("--host", help="address to listen on, instead of listen.host")
+    serve.add_argument("--port", type=int, help="port to listen on, instead of listen.port")
+    serve.add_argument("--admin-port", type=int, help="the admin's, instead of admin.port")
+    check = _command(commands, "check", "check a config without running it", _check)
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument("--json", action="store_true", help="the verdict as JSON")
+    keys = _command(commands, "key", "make an API key and its entry for the keys file", _key)
+    keys.add_argument("name", metavar="NAME", help="what logs and metrics call the key")
+    bench = commands.add_parser("bench", help="measure", description="Measure.")
+    bench.set_defaults(command=_helping(bench))
+    benches = bench.add_subparsers(title="benchmarks", metavar="BENCHMARK")
+    overhead.add_arguments(
+        _command(benches, "overhead", "what the gateway itself costs", overhead.main)
+    )
+    pair.add_arguments(
+        _command(benches, "pair", "quality and cost of policies on the embedded pair", pair.main)
+    )
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    about: str,
+    run: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _helping(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    """A command line that stops too early: show what could follow."""
+
+    def show(_: argparse.Namespace) -> int:
+        parser.print_help(sys.stderr)
+        return 2
+
+    return show
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from app.serve import Listen
+    from app.start import start
+
+    return start(options.config, Listen(options.host, options.port, options.admin_port))
+
+
+def _check(options: argparse.Namespace) -> int:
+    from app.start import check
+
+    return check(options.file, as_json=options.json)
+
+
+def _key(options: argparse.Namespace) -> int:
+    from app.keys import new_key
+
+    secret, entry = new_key(options.name)
+    print(f"{secret}", file=sys.stderr)
+    print("Shown once: give it to whoever will use it. For the keys file:", file=sys.stderr)
+    print(entry.yaml())
+    return 0

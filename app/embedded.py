@@ -1,0 +1,111 @@
+"""The embedded pair: two tiny models in processes of their own, for when no config names any.
+
+It starts `python -m deploy.pair` once per model on a free loopback port and gives back the config
+that a user with two real servers would have written. The children watch a pipe that this process
+holds and end with it, even if it is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+MODELS = Path(__file__).parent.parent / "deploy" / "pair" / "models"
+SIZES = ("small", "large")
+READY = b"listening on "
+PATIENCE = 60.0
+"""Seconds for a model server to come up; 2 are usual, a cold disk is slower."""
+
+DOCUMENT = """\
+# The embedded pair: two tiny models that ship with Tandem. Prices are for show: a small and a
+# large open model's, so that costs and savings have something to count.
+models:
+  small:
+    backends: [{small}]
+    params_b: {params_small}
+    price: {{input: 0.03, output: 0.10}}
+  large:
+    backends: [{large}]
+    params_b: {params_large}
+    price: {{input: 0.30, output: 1.20}}
+policies:
+  auto: {{use: cascade, small: small, large: large, mean_logprob: {mean_logprob}}}
+  graded: {{use: cascade, small: small, large: large, grade: {{by: large}}}}
+  careful: {{use: fallback, targets: [large, small]}}
+  canary: {{use: split, weights: {{small: 1, large: 9}}}}
+  hedged: {{use: hedge, model: large, backup: small, delay: 0.5}}
+default: auto
+baseline: large
+"""
+PARAMS_B = {"small": 0.0001, "large": 0.001}
+"""Parameters in billions, as the pair's README counts them."""
+MEAN_LOGPROB = -0.01
+"""Above it a draft of the small model is accepted; chosen on problems that no report uses."""
+
+
+class EmbeddedError(Exception):
+    """A model server did not come up; the message says why."""
+
+
+@dataclass(slots=True)
+class Pair:
+    """The two servers; `close` ends them."""
+
+    processes: list[asyncio.subprocess.Process]
+    urls: dict[str, str]
+
+    @property
+    def document(self) -> str:
+        """A config that serves them."""
+        return DOCUMENT.format(
+            **self.urls,
+            params_small=PARAMS_B["small"],
+            params_large=PARAMS_B["large"],
+            mean_logprob=MEAN_LOGPROB,
+        )
+
+    async def close(self) -> None:
+        """Let go of the pipes, which ends the servers."""
+        for process in self.processes:
+            if process.stdin:
+                process.stdin.close()
+        await asyncio.gather(*(process.wait() for process in self.processes))
+
+
+async def start() -> Pair:
+    """Start both servers. Raises `EmbeddedError`."""
+    pair = Pair([], {})
+    try:
+        pair.processes = list(await asyncio.gather(*map(_spawn, SIZES)))
+        async with asyncio.timeout(PATIENCE):
+            for size, process in zip(SIZES, pair.processes, strict=True):
+                pair.urls[size] = await _listening(size, process)
+    except TimeoutError:
+        await pair.close()
+        raise EmbeddedError(f"the embedded pair was not ready after {PATIENCE:.0f} s") from None
+    except EmbeddedError:
+        await pair.close()
+        raise
+    return pair
+
+
+async def _spawn(size: str) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    options = ["--served-model-name", size, "--port", "0", "--exit-with-parent"]
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "deploy.pair", "--model", str(MODELS / size), *options),
+        stdin=pipe,
+        stdout=pipe,
+        start_new_session=True,  # Ctrl-C is the gateway's, which drains before the pair may go
+    )
+
+
+async def _listening(size: str, process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    line = await process.stdout.readline()
+    if not line.startswith(READY):
+        raise EmbeddedError(f"the {size} model of the embedded pair did not start (see above)")
+    return line.removeprefix(READY).strip().decode()

@@ -1,0 +1,235 @@
+"""The clients' API: a raw ASGI application, since every call passes through here.
+
+It finds out who calls, what for and under which Runtime, hands the request to the engine, watches
+for a client that leaves, and tells the listeners how it ended. It reads the Runtime once per
+request: a swap never touches a request in flight. Paths are an allow-list (`Surface`, and the few
+pages below): what is not on it never reaches a backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from app.keys import Admitted, Keys
+from app.metrics import Metrics
+from app.pages import Page, health, model_card, models, ready
+from app.sink import AsgiSink, ClientGoneError, Receive, Scope, Send, read_body, too_large
+from router import errors
+from router.answer import Answer
+from router.budget import RetryBudget
+from router.engine import MEGABYTE, Drive
+from router.faults import Blame, Fault, FaultError
+from router.ledger import Ledger
+from router.observe import Observers, Refused
+from router.revisions import Revisions
+from router.runtime import Runtime
+from router.steps import Request, Surface
+from router.upstream import Upstream
+from router.wire import FORWARDED, parse
+
+SURFACES = {f"/v1/{surface.value}": surface for surface in Surface}
+READ_HEADERS = frozenset(name.encode() for name in FORWARDED)
+GONE_STATUS = 499
+"""nginx's status for a client that left; it is only ever logged and counted."""
+NOBODY = Admitted("", None)
+"""Who calls where no keys are configured."""
+
+
+@dataclass(slots=True)
+class Gateway:
+    """The ASGI application of the clients' listener."""
+
+    revisions: Revisions
+    upstream: Upstream
+    budget: RetryBudget
+    observe: Observers
+    metrics: Metrics
+    keys: Keys | None = None
+    rng: random.Random = field(default_factory=random.Random)
+    wall: Callable[[], float] = time.time
+    draining: bool = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1003})
+            return
+        surface = SURFACES.get(scope["path"])
+        if surface and scope["method"] == "POST":
+            await self._call(surface, scope, receive, send)
+        else:
+            await self._page(scope, send)
+
+    # ------------------------------------------------------------------------------ calls
+
+    async def _call(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.monotonic()
+        runtime, caller = self.revisions.runtime, NOBODY
+        try:
+            caller = self._admit(scope)
+            request = await self._read(surface, scope, receive, runtime)
+            if runtime.target(request.target) is None:
+                raise FaultError(unknown_model(request.target))
+            if refusal := caller.refusal(request.target):
+                raise FaultError(refusal)
+        except ClientGoneError:
+            return
+        except FaultError as error:
+            await self._refuse(error.fault, surface, caller, send)
+            return
+        ledger = Ledger(
+            request=request,
+            policy=request.target,
+            revision=runtime.revision,
+            key=caller.name or None,
+            began=began,
+            baseline=runtime.pools[runtime.baseline].price,
+        )
+        await self._drive(runtime, ledger, receive, send)
+
+    def _admit(self, scope: Scope) -> Admitted:
+        if self.keys is None:
+            return NOBODY
+        admitted = self.keys.admit(scope["headers"])
+        if isinstance(admitted, Fault):
+            raise FaultError(admitted)
+        return admitted
+
+    async def _read(
+        self, surface: Surface, scope: Scope, receive: Receive, runtime: Runtime
+    ) -> Request:
+        limit = int(runtime.config.limits.body_mb * MEGABYTE)
+        headers: dict[str, str] = {}
+        for name, value in scope["headers"]:
+            if name in READ_HEADERS:
+                headers[name.decode()] = value.decode("latin-1")
+            elif name == b"content-length" and value.isdigit() and int(value) > limit:
+                raise too_large(limit)
+            elif name == b"content-encoding" and value != b"identity":
+                raise FaultError(encoded(value.decode("latin-1")))
+        raw = await read_body(receive, limit)
+        return parse(surface, raw, headers, runtime.default)
+
+    async def _drive(self, runtime: Runtime, ledger: Ledger, receive: Receive, send: Send) -> None:
+        limits = runtime.config.limits
+        answer = Answer(ledger, AsgiSink(send))
+        drive = Drive(runtime, ledger, answer, self.upstream, self.budget, self.rng, self.wall)
+        watch = Watch(receive, answer, limits.keepalive)
+        watching = asyncio.create_task(watch.run())
+        try:
+            await drive.run(ledger.began + limits.deadline)
+        except asyncio.CancelledError:
+            if not watch.gone or watch.task.uncancel():
+                raise
+            ledger.status = GONE_STATUS
+            ledger.fault = Fault(Blame.GONE, "the client left", GONE_STATUS, "client_gone")
+        finally:
+            watching.cancel()
+            self.observe(ledger.ended(time.monotonic()))
+
+    async def _refuse(self, fault: Fault, surface: Surface, caller: Admitted, send: Send) -> None:
+        refused = Refused(surface, fault.status, fault.blame, fault.code, caller.name or None)
+        self.observe(refused)
+        page = Page(fault.status, errors.body_of(fault, surface))
+        if fault.retry_after is not None:
+            page.head.append((b"retry-after", b"%d" % max(1, round(fault.retry_after))))
+        if fault.status == too_large(0).fault.status:
+            page.head.append((b"connection", b"close"))
+        await page.send(send)
+
+    # ------------------------------------------------------------------------------ pages
+
+    async def _page(self, scope: Scope, send: Send) -> None:
+        path, runtime = scope["path"], self.revisions.runtime
+        if scope["method"] not in ("GET", "HEAD"):
+            page = not_allowed(path)
+        elif path == "/healthz":
+            page = health()
+        elif path == "/readyz":
+            page = ready(runtime, draining=self.draining)
+        elif path == "/metrics":
+            page = self._metrics(scope)
+        elif path == "/v1/models" or path.startswith("/v1/models/"):
+            page = self._models(scope, path.removeprefix("/v1/models").removeprefix("/"), runtime)
+        else:
+            page = not_found(path)
+        await page.send(send, head_only=scope["method"] == "HEAD")
+
+    def _metrics(self, scope: Scope) -> Page:
+        accept = next((v for n, v in scope["headers"] if n == b"accept"), b"")
+        body, kind = self.metrics.render(accept.decode("latin-1"))
+        return Page(200, body, [(b"content-type", kind.encode())])
+
+    def _models(self, scope: Scope, name: str, runtime: Runtime) -> Page:
+        try:
+            caller = self._admit(scope)
+        except FaultError as error:
+            return Page(error.fault.status, errors.body_of(error.fault))
+        if not name:
+            return models(runtime, caller.may_use)
+        if runtime.target(name) is None or not caller.may_use(name):
+            fault = unknown_model(name)
+            return Page(fault.status, errors.body_of(fault))
+        return model_card(runtime, name)
+
+
+@dataclass(slots=True)
+class Watch:
+    """Watches one client: cancels its request when it leaves, breaks the silence of its stream."""
+
+    receive: Receive
+    answer: Answer
+    keepalive: float
+    gone: bool = False
+    task: asyncio.Task[None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.task = task
+
+    async def run(self) -> None:
+        """Watch until cancelled, or until the client leaves."""
+        while True:
+            try:
+                async with asyncio.timeout(self.keepalive / 2):
+                    message = await self.receive()
+            except TimeoutError:
+                await self.answer.keep_alive(self.keepalive)
+                continue
+            if message["type"] == "http.disconnect":
+                if not self.answer.ended:
+                    self.gone = True
+                    self.task.cancel()
+                return
+
+
+def unknown_model(name: str) -> Fault:
+    """OpenAI's fault for a model that does not exist."""
+    message = f'there is no model or policy named "{name}"; GET /v1/models lists those there are'
+    return Fault(Blame.CLIENT, message, 404, "model_not_found", "model")
+
+
+def encoded(how: str) -> Fault:
+    """The fault of a compressed body."""
+    message = f"content-encoding {how} is not supported; send the body as it is"
+    return Fault(Blame.CLIENT, message, 415, "unsupported_encoding")
+
+
+def not_found(path: str) -> Page:
+    """A path that is not on the list."""
+    served = ", ".join([*SURFACES, "/v1/models"])
+    message = f"there is nothing at {path}; served are {served}"
+    return Page(404, errors.body_of(Fault(Blame.CLIENT, message, 404, "unknown_url")))
+
+
+def not_allowed(path: str) -> Page:
+    """A method that the path does not have."""
+    allow = "POST" if path in SURFACES else "GET"
+    fault = Fault(Blame.CLIENT, f"{path} answers {allow}", 405, "method_not_allowed")
+    return Page(405, errors.body_of(fault), [(b"allow", allow.encode())])

@@ -1,0 +1,338 @@
+"""Prometheus metrics: a listener that counts what it observes, and the page that tells it.
+
+Everything is counted from observations, nothing from the request path itself, so the core knows
+no metric and this file knows no policy. Two gauges are not counted but looked at when somebody
+scrapes: what each backend has in flight, and its state.
+
+Label values come from closed sets: configured names of models, backends and policies, and enums.
+Never a key, a user, a request id or a word that a client sent. What a label, a bucket or a
+difference of two metrics means is told in docs/metrics.md, which a test holds against this file.
+
+The listener sits on the hot path: a stream of three attempts costs 4-7 us and 0.03-0.05 us for each
+of its pieces, where prometheus_client's own counters cost 50 us and 1.2 us (both measured by
+`python -m tests.bench.listeners`). Hence `app.families`, and hence the rule that observing and
+rendering happen on the event loop's thread: there are no locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, assert_never
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from app.families import Counts, Histogram, Labels
+from router.faults import Blame
+from router.observe import (
+    AttemptEnded,
+    BackendChanged,
+    Observation,
+    Refused,
+    RequestEnded,
+    RevisionActivated,
+)
+
+__all__ = ["BackendLoad", "Metrics", "PoolLoad", "watch_lag"]
+
+OK = "ok"
+"""The outcome of an attempt that went well; all other outcomes are a `Blame`."""
+
+STATES = ("healthy", "unhealthy", "open", "probing")
+"""What a backend's state may be; exactly one of them is 1 at a time."""
+
+LAG_INTERVAL = 0.25
+"""Seconds between two looks at the loop: four a second cost nothing and see a stall of 0.1 s."""
+
+WAIT = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
+"""Buckets for a first token or a whole answer, in seconds: a cache hit to a long chain of
+thought. Each is about twice the one before, so a quantile is known to within a factor of two."""
+
+GAP = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.2, 0.4, 1.0, 2.5)
+"""Buckets between two pieces of a stream: finest where models write, at 10 to 100 tokens/s."""
+
+OWN = (
+    *(50e-6, 100e-6, 150e-6, 200e-6, 300e-6, 400e-6, 500e-6, 750e-6),
+    *(0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5),
+)
+"""Buckets for the gateway's own time: its target is well under a millisecond, its limit is 5 ms."""
+
+
+class BackendLoad(Protocol):
+    """What is looked at of one backend when somebody scrapes."""
+
+    @property
+    def name(self) -> str:
+        """Host and port."""
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that it is answering."""
+
+    @property
+    def state(self) -> str:
+        """One of `STATES`."""
+
+
+class PoolLoad(Protocol):
+    """What is looked at of one model's pool when somebody scrapes."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+
+    @property
+    def backends(self) -> Iterable[BackendLoad]:
+        """All of them, ready or not."""
+
+
+class Metrics(Collector):
+    """Counts observations and renders them. `pools` gives the pools as they are now."""
+
+    def __init__(self, pools: Callable[[], Iterable[PoolLoad]], version: str) -> None:
+        self._pools = pools
+        self._version = version
+        self._revision: RevisionActivated | None = None
+        self._families: list[Counts | Histogram] = []
+        self._registry = CollectorRegistry()
+        self._declare_requests()
+        self._declare_tokens()
+        self._declare_fleet()
+        self._registry.register(self)
+        self._registry.register(ProcessCollector(registry=None))
+
+    def _count(self, name: str, labels: Labels, about: str) -> Counts:
+        family = Counts(name, labels, about)
+        self._families.append(family)
+        return family
+
+    def _histogram(
+        self, name: str, labels: Labels, about: str, bounds: tuple[float, ...]
+    ) -> Histogram:
+        family = Histogram(name, labels, about, bounds)
+        self._families.append(family)
+        return family
+
+    def _declare_requests(self) -> None:
+        self._requests = self._count(
+            "tandem_requests_total",
+            ("policy", "surface", "status"),
+            "Requests that reached a policy, by the HTTP status of their answer.",
+        )
+        self._errors = self._count(
+            "tandem_errors_total",
+            ("policy", "fault"),
+            "Requests that ended badly, by whose fault it was.",
+        )
+        self._refused = self._count(
+            "tandem_refused_total",
+            ("fault", "code"),
+            "Requests that ended before any policy saw them.",
+        )
+        self._first = self._histogram(
+            "tandem_time_to_first_token_seconds",
+            ("policy",),
+            "Streams: from the request's first byte to the answer's.",
+            WAIT,
+        )
+        self._gaps = self._histogram(
+            "tandem_inter_token_latency_seconds",
+            ("policy",),
+            "Streams: between two pieces of the answer.",
+            GAP,
+        )
+        self._seconds = self._histogram(
+            "tandem_request_seconds",
+            ("policy", "stream"),
+            "The whole request.",
+            WAIT,
+        )
+        self._overhead = self._histogram(
+            "tandem_overhead_seconds",
+            ("policy", "stream"),
+            "The gateway's own share of a request: all but waiting for backends and client.",
+            OWN,
+        )
+        self._truncated = self._count(
+            "tandem_stream_truncated_total",
+            ("policy", "fault"),
+            "Streams that began and broke off, except where the client left.",
+        )
+        self._reasons = self._count(
+            "tandem_reasons_total",
+            ("policy", "reason"),
+            "Why policies decided as they did, in their own closed set of words.",
+        )
+
+    def _declare_tokens(self) -> None:
+        self._tokens = self._count(
+            "tandem_tokens_total",
+            ("model", "policy", "direction"),
+            "Tokens of all attempts, drafts and lost hedges included; cached is part of prompt.",
+        )
+        self._answered = self._count(
+            "tandem_answer_tokens_total",
+            ("model", "policy"),
+            "Completion tokens that clients got, by the model that wrote them.",
+        )
+        self._estimated = self._count(
+            "tandem_estimated_tokens_total",
+            ("model", "policy"),
+            "Completion tokens that were estimated, the answer having been cut short.",
+        )
+        self._cost = self._count(
+            "tandem_cost_usd_total",
+            ("model", "policy"),
+            "What was spent on all attempts, drafts and lost hedges included.",
+        )
+        self._baseline = self._count(
+            "tandem_baseline_usd_total",
+            ("policy",),
+            "What the same answers would have cost on the baseline model alone.",
+        )
+        self._without_usage = self._count(
+            "tandem_streams_without_usage_total",
+            ("model",),
+            "Attempts of streams that ended well without telling their tokens: cost is unknown.",
+        )
+
+    def _declare_fleet(self) -> None:
+        self._attempts = self._count(
+            "tandem_attempts_total",
+            ("model", "backend", "outcome"),
+            "Calls to backends, by outcome: ok, or whose fault it was.",
+        )
+        self._changes = self._count(
+            "tandem_backend_changes_total",
+            ("model", "backend", "state"),
+            "Changes of a backend's health or breaker, by the state it came into.",
+        )
+        self._activations = self._count(
+            "tandem_revisions_activated_total",
+            (),
+            "Revisions that began to serve, the one at start included.",
+        )
+        self.lag = self._histogram(
+            "tandem_event_loop_lag_seconds",
+            (),
+            "How much later than asked the event loop woke up.",
+            OWN,
+        )
+
+    def __call__(self, observation: Observation) -> None:
+        """Count one observation."""
+        match observation:
+            case RequestEnded():
+                self._request(observation)
+            case Refused(blame=blame, code=code):
+                self._refused.add((blame, code or "none"))
+            case BackendChanged(model=model, backend=backend, state=state):
+                self._changes.add((model, backend, state))
+            case RevisionActivated():
+                self._activations.add(())
+                self._revision = observation
+            case AttemptEnded():
+                pass  # counted with its request, which knows the policy
+            case _:
+                assert_never(observation)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The page in the format that the Accept header asks for, and its Content-Type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    def _request(self, ended: RequestEnded) -> None:
+        policy, blame = ended.policy, ended.blame
+        self._requests.add((policy, ended.surface, str(ended.status)))
+        if blame is not None:
+            self._errors.add((policy, blame))
+        if ended.reason:
+            self._reasons.add((policy, ended.reason))
+        if ended.stream:
+            self._stream(ended)
+        which = (policy, "true" if ended.stream else "false")
+        self._seconds.observe(which, ended.seconds)
+        self._overhead.observe(which, max(ended.seconds - ended.upstream, 0.0))
+        self._baseline.add((policy,), ended.baseline)
+        for attempt in ended.attempts:
+            self._attempt(attempt, policy, ended.stream)
+
+    def _stream(self, ended: RequestEnded) -> None:
+        if ended.first_byte is not None:
+            self._first.observe((ended.policy,), ended.first_byte)
+        if ended.gaps:
+            self._gaps.observe_all((ended.policy,), ended.gaps)
+        began = ended.status < 400  # the status went out with the stream's first byte
+        if began and ended.blame is not None and ended.blame is not Blame.GONE:
+            self._truncated.add((ended.policy, ended.blame))
+
+    def _attempt(self, attempt: AttemptEnded, policy: str, stream: bool) -> None:
+        model, usage = attempt.model, attempt.usage
+        self._attempts.add((model, attempt.backend, attempt.blame or OK))
+        if usage is None:
+            if stream and attempt.blame is None:
+                self._without_usage.add((model,))
+            return
+        self._tokens.add((model, policy, "prompt"), usage.prompt)
+        self._tokens.add((model, policy, "completion"), usage.completion)
+        self._tokens.add((model, policy, "cached"), usage.cached)
+        if attempt.estimated:
+            self._estimated.add((model, policy), usage.completion)
+        self._cost.add((model, policy), attempt.cost)
+        if attempt.answer:
+            self._answered.add((model, policy), usage.completion)
+
+    def collect(self) -> Iterator[Metric]:
+        """All families, for prometheus_client's registry."""
+        for family in self._families:
+            yield family.collect()
+        yield from self._pools_now()
+        yield from self._revision_now()
+
+    def _pools_now(self) -> Iterator[Metric]:
+        in_flight = GaugeMetricFamily(
+            "tandem_in_flight",
+            "Calls that a backend is answering now.",
+            labels=("model", "backend"),
+        )
+        states = GaugeMetricFamily(
+            "tandem_backend_state",
+            "1 for the state that a backend is in now; open is its breaker.",
+            labels=("model", "backend", "state"),
+        )
+        for pool in self._pools():
+            for backend in pool.backends:
+                in_flight.add_metric((pool.name, backend.name), backend.in_flight)
+                for state in STATES:
+                    states.add_metric((pool.name, backend.name, state), backend.state == state)
+        yield in_flight
+        yield states
+
+    def _revision_now(self) -> Iterator[Metric]:
+        number = GaugeMetricFamily("tandem_revision", "The number of the revision that serves.")
+        revision = GaugeMetricFamily(
+            "tandem_revision_info", "1 for the revision that serves.", labels=("etag",)
+        )
+        build = GaugeMetricFamily(
+            "tandem_build_info", "1 for what is running.", labels=("version", "python")
+        )
+        build.add_metric((self._version, platform.python_version()), 1)
+        if self._revision is not None:
+            number.add_metric((), self._revision.number)
+            revision.add_metric((self._revision.etag,), 1)
+        yield number
+        yield revision
+        yield build
+
+
+async def watch_lag(metrics: Metrics, interval: float = LAG_INTERVAL) -> None:
+    """Measure for ever how late the event loop wakes up. The app starts it as a task."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + interval
+        await asyncio.sleep(interval)
+        metrics.lag.observe((), max(loop.time() - due, 0.0))

@@ -1,0 +1,83 @@
+"""The small pages of the clients' listener: models, health, readiness. JSON out of the Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from app.sink import Send
+from router.references import references
+from router.runtime import MODEL, Runtime
+
+JSON = (b"content-type", b"application/json")
+
+
+@dataclass(slots=True)
+class Page:
+    """One answer that is there at once; `head` may bring its own content type."""
+
+    status: int
+    body: bytes
+    head: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    async def send(self, send: Send, *, head_only: bool = False) -> None:
+        """Send it, without the body to a HEAD request."""
+        typed = any(name == b"content-type" for name, _ in self.head)
+        head = [*self.head, *([] if typed else [JSON])]
+        head.append((b"content-length", b"%d" % len(self.body)))
+        await send({"type": "http.response.start", "status": self.status, "headers": head})
+        await send({"type": "http.response.body", "body": b"" if head_only else self.body})
+
+
+def health() -> Page:
+    """The process answers: that is all this says."""
+    return Page(200, b'{"status":"ok"}')
+
+
+def ready(runtime: Runtime, *, draining: bool) -> Page:
+    """Whether traffic should come here: not while draining, nor while no model has a backend."""
+    states = {
+        name: {backend.name: backend.state for backend in pool.backends}
+        for name, pool in runtime.pools.items()
+    }
+    able = any(pool.candidates() for pool in runtime.pools.values())
+    status = "draining" if draining else "ready" if able else "no backend is up"
+    body = {"status": status, "revision": runtime.revision, "models": states}
+    return Page(200 if status == "ready" else 503, orjson.dumps(body))
+
+
+def models(runtime: Runtime, may_use: Callable[[str], bool]) -> Page:
+    """OpenAI's list of models: policies and models alike, each with what it is."""
+    data = [_card(runtime, name) for name in runtime.targets if may_use(name)]
+    return Page(200, orjson.dumps({"object": "list", "data": data}))
+
+
+def model_card(runtime: Runtime, name: str) -> Page:
+    """One entry of that list."""
+    return Page(200, orjson.dumps(_card(runtime, name)))
+
+
+def _card(runtime: Runtime, name: str) -> Mapping[str, Any]:
+    kind = "model" if name in runtime.pools else "policy"
+    card = {"id": name, "object": "model", "created": 0, "owned_by": "tandem"}
+    if kind == "policy":
+        uses = list(dict.fromkeys(r.name for r in references(runtime.targets[name])))
+        about: dict[str, Any] = {
+            "kind": kind,
+            "use": runtime.kinds.get(name, MODEL),
+            "targets": uses,
+        }
+        return {**card, "tandem": {**about, "default": name == runtime.default}}
+    view = runtime.pools[name].view()
+    about = {
+        "kind": kind,
+        "params_b": view.params_b,
+        "price": {"input": view.price.input, "output": view.price.output},
+        "surfaces": sorted(view.abilities.surfaces or ()),
+        "healthy": view.healthy,
+        "default": name == runtime.default,
+    }
+    return {**card, "max_model_len": view.context, "tandem": about}

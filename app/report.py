@@ -1,0 +1,74 @@
+"""What is said at start: what each backend can do, and where to go from here. Text only."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+from router.backend import Backend
+from router.config import Config
+from router.runtime import Runtime
+
+QUESTION = "A shop has 36 pens. It sells 17 and then buys 25 more. How many pens are there now?"
+
+
+def backends_report(runtime: Runtime) -> str:
+    """A line per backend, with what probing found or why it cannot serve."""
+    lines = []
+    for pool in runtime.pools.values():
+        for backend in pool.backends:
+            lines.append(f"  {pool.name:<12} {backend.name:<22} {_found(backend)}")
+    return "\n".join(["backends:", *lines])
+
+
+def _found(backend: Backend) -> str:
+    if not backend.healthy:
+        return f"unhealthy: {backend.why}"
+    if not backend.probed:
+        return "no answer yet"
+    able = backend.abilities
+    found = {
+        "version": able.version,
+        "context": able.context,
+        "logprobs": able.max_logprobs,
+        "token ids": able.token_ids,
+        "tokenizer": able.tokenizer,
+        "gate": able.gate,
+        "surfaces": None if able.surfaces is None else len(able.surfaces),
+    }
+    return ", ".join(f"{name} {_word(value)}" for name, value in found.items())
+
+
+def _word(value: object) -> str:
+    words = {True: "yes", False: "no", None: "unknown"}
+    return words[value] if isinstance(value, bool) or value is None else str(value)
+
+
+def welcome(
+    config: Config, front: socket.socket, back: socket.socket, admin: str, *, embedded: bool
+) -> str:
+    """Where the gateway is, a call that works, and what to open."""
+    here, there = _url(front), _url(back)
+    body = {"model": "auto", "messages": [{"role": "user", "content": QUESTION}]}
+    if not embedded:
+        del body["model"]
+    keys = "keys: required" if config.keys else "keys: none configured, the gateway is open"
+    key = " -H 'authorization: Bearer KEY'" if config.keys else ""
+    return "\n".join(
+        [
+            f"Tandem is listening on {here}",
+            f"  {keys}",
+            f"  {admin}",
+            "  try:",
+            f"    curl -s {here}/v1/chat/completions -H 'content-type: application/json'{key} \\",
+            f"      -d '{json.dumps(body)}'",
+            f"  open: {here}/v1/models  {here}/metrics  {there}/admin/docs",
+            "  stop: Ctrl-C",
+        ]
+    )
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{port}"

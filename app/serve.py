@@ -1,0 +1,201 @@
+"""Serving: puts the rooms together, opens the listeners, and takes everything down in order.
+
+Start: read the config, bind both sockets (so that a port in use is known before anything else
+happens), build the first Runtime, ask every backend what it can do, say so, serve. Stop, on SIGINT
+or SIGTERM: `/readyz` turns red, no new connection is taken, streams end within a limit, listeners
+flush.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import uvicorn
+
+from app.admin import admin_app
+from app.admin_guard import admin_address
+from app.gateway import Gateway
+from app.keys import Keys
+from app.log import Log
+from app.metrics import Metrics, watch_lag
+from app.report import backends_report, welcome
+from policies import TABLE
+from router.budget import RetryBudget
+from router.config import Document
+from router.health import Health
+from router.observe import Listener, Observers
+from router.revisions import Revisions
+from router.upstream import Upstream
+
+DRAIN = 30
+"""Seconds that streams may take to end after SIGTERM; Kubernetes kills after 30 by default."""
+BACKLOG = 2048
+"""Connections that may wait to be accepted: a burst of clients is not an error."""
+FIRST_LOOK = 20.0
+"""Seconds that the start waits to hear from every backend before it serves without them."""
+
+
+class ServeError(Exception):
+    """Serving cannot begin; the message is one line and says what to do."""
+
+
+class Listening(uvicorn.Server):
+    """A uvicorn server that leaves signals to us: there are two of them in one process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def bind(host: str, port: int, setting: str) -> socket.socket:
+    """A listening socket. Raises `ServeError` in one line if the address is taken or wrong."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        why = error.strerror or str(error)
+        raise ServeError(
+            f"cannot listen on {host}:{port}: {why}; choose another port ({setting})"
+        ) from None
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What serving is made of."""
+
+    gateway: Gateway
+    revisions: Revisions
+    health: Health
+
+
+@contextlib.asynccontextmanager
+async def rooms(document: Document, *listeners: Listener) -> AsyncIterator[Rooms]:
+    """The gateway with all it needs, built from `document`; closed in order at the end."""
+    config, limits = document.config, document.config.limits
+    log = Log(config.log.file) if config.log else None
+    keys = Keys(Path(config.keys.file)) if config.keys else None
+    metrics = Metrics(lambda: revisions.runtime.pools.values(), version("tandem-gateway"))
+    kept = [listener for listener in (log, keys) if listener is not None]
+    observe = Observers(metrics, *kept, *listeners)
+    revisions = Revisions(document, TABLE, observe)
+    upstream = Upstream(limits.connect)
+    budget = RetryBudget(limits.retry_share, limits.retry_floor, time.monotonic)
+    gateway = Gateway(revisions, upstream, budget, observe, metrics, keys)
+    health = Health(observe)
+    revisions.swapped.append(health.follow)
+    health.follow(revisions.runtime)
+    chores = [asyncio.create_task(watch_lag(metrics))]
+    if keys:
+        chores.append(asyncio.create_task(keys.keep()))
+    try:
+        yield Rooms(gateway, revisions, health)
+    finally:
+        for chore in chores:
+            chore.cancel()
+        await health.close()
+        await upstream.close()
+        for closing in (keys, log):
+            if closing:
+                closing.close()
+
+
+@contextlib.asynccontextmanager
+async def listening(gateway: Gateway) -> AsyncIterator[str]:
+    """The gateway on a free loopback port, whose URL this gives; for benchmarks and tests."""
+    listener = bind("127.0.0.1", 0, "a free port")
+    server = _server(gateway)
+    running = asyncio.create_task(server.serve([listener]))
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await running
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """What the command line says of addresses; None leaves it to the config."""
+
+    host: str | None = None
+    port: int | None = None
+    admin_port: int | None = None
+
+
+async def serve(document: Document, listen: Listen, *, embedded: bool = False) -> None:
+    """Serve until a signal. Raises `ServeError`, `KeysError`, `LogError` or `ConfigError`."""
+    config = document.config
+    token = os.environ.get(config.admin.token_env) if config.admin.token_env else None
+    admin_host, admin_said = admin_address(config.admin, token)
+    port = config.listen.port if listen.port is None else listen.port
+    admin_port = config.admin.port if listen.admin_port is None else listen.admin_port
+    front = bind(listen.host or config.listen.host, port, "--port or listen.port")
+    try:
+        back = bind(admin_host, admin_port, "--admin-port or admin.port")
+    except ServeError:
+        front.close()
+        raise
+    async with rooms(document) as room:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK):
+                await room.health.probed()
+        print(backends_report(room.revisions.runtime), file=sys.stderr)
+        servers = [_server(room.gateway), _server(admin_app(room.revisions, token))]
+        with _until_signal(room.gateway, servers):
+            running = asyncio.gather(
+                *(s.serve([sock]) for s, sock in zip(servers, (front, back), strict=True))
+            )
+            print(welcome(config, front, back, admin_said, embedded=embedded), flush=True)
+            await running
+
+
+def _server(app: object) -> Listening:
+    return Listening(
+        uvicorn.Config(
+            app,  # type: ignore[arg-type]  # ours is stricter about its messages than uvicorn's
+            http="httptools",
+            lifespan="off",
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=DRAIN,
+        )
+    )
+
+
+@contextlib.contextmanager
+def _until_signal(gateway: Gateway, servers: list[Listening]) -> Iterator[None]:
+    """SIGINT and SIGTERM drain; a second one stops at once."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        for server in servers:
+            server.force_exit = gateway.draining
+            server.should_exit = True
+        gateway.draining = True
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    for number in signals:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,62 @@
+"""From a command to a running gateway: which config, which event loop, and one line if it fails."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import uvloop
+
+from app import embedded
+from app.keyfile import KeysError
+from app.log import LogError
+from app.serve import Listen, ServeError, serve
+from policies import TABLE
+from router.config import ConfigError, Document, load_file, parse
+
+
+def start(file: Path | None, listen: Listen) -> int:
+    """Serve the config in `file`, or the embedded pair if there is none; gives the exit status."""
+    try:
+        if file is None:
+            uvloop.run(_serve_embedded(listen))
+        else:
+            uvloop.run(serve(load_file(file, TABLE), listen))
+    except (ConfigError, KeysError, LogError, ServeError, embedded.EmbeddedError) as error:
+        print(f"tandem: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve_embedded(listen: Listen) -> None:
+    pair = await embedded.start()
+    try:
+        await serve(parse(pair.document, TABLE, "the embedded pair"), listen, embedded=True)
+    finally:
+        await pair.close()
+
+
+def check(file: Path, *, as_json: bool) -> int:
+    """Say whether the config in `file` could be served."""
+    try:
+        document = load_file(file, TABLE)
+    except ConfigError as error:
+        if as_json:
+            problems = [
+                {"path": p.path, "reason": p.reason, "line": p.line} for p in error.problems
+            ]
+            print(json.dumps({"ok": False, "problems": problems}))
+        else:
+            print(error, file=sys.stderr)
+        return 1
+    print(json.dumps({"ok": True, "problems": []}) if as_json else _summary(document))
+    return 0
+
+
+def _summary(document: Document) -> str:
+    models, policies = document.config.models, document.policies
+    return (
+        f"{document.written.source} is good: models {', '.join(models)}; "
+        f"policies {', '.join(policies) or 'none'}; default {document.default}"
+    )

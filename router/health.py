@@ -1,0 +1,90 @@
+"""Health: asks every backend whether it is well, and what it can do, for as long as it is configured.
+
+One task per backend: probe it until it answers, then look at its health at a steady pace. It writes
+a backend's `healthy` and `abilities` and nothing else; load and breaker belong to the calls. A swap
+starts tasks for new backends and ends those of backends that are gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import httpx
+
+from router.backend import Backend
+from router.config import HealthConfig
+from router.faults import FaultError
+from router.observe import BackendChanged, Listener
+from router.pool import Pool
+from router.probe import probe
+from router.runtime import Runtime
+
+PROBE_TIMEOUT = 10.0
+"""Seconds for one question of a probe: the first token of a busy server may take as long."""
+
+
+class Health:
+    """Watches the backends of the active Runtime; give each new one to `follow`."""
+
+    def __init__(self, observe: Listener) -> None:
+        self._observe = observe
+        self._client = httpx.AsyncClient(trust_env=False)
+        self._tasks: dict[Backend, asyncio.Task[None]] = {}
+        self._asked: dict[Backend, asyncio.Event] = {}
+
+    def follow(self, runtime: Runtime) -> None:
+        """Watch this Runtime's backends from now on, and no others."""
+        wanted = {backend: pool for pool in runtime.pools.values() for backend in pool.backends}
+        for gone in self._tasks.keys() - wanted.keys():
+            self._tasks.pop(gone).cancel()
+            self._asked.pop(gone).set()
+        for backend, pool in wanted.items():
+            if backend not in self._tasks:
+                self._asked[backend] = asyncio.Event()
+                watch = self._watch(backend, pool, runtime.config.health)
+                self._tasks[backend] = asyncio.create_task(watch, name=f"health {backend.name}")
+
+    async def probed(self) -> None:
+        """Return once every backend has been asked at least once, well or not."""
+        await asyncio.gather(*(asked.wait() for asked in self._asked.values()))
+
+    async def close(self) -> None:
+        """End all watching."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._client.aclose()
+
+    async def _watch(self, backend: Backend, pool: Pool, settings: HealthConfig) -> None:
+        while True:
+            healthy, why = await self._look(backend, pool, settings)
+            if healthy != backend.healthy:
+                backend.healthy = healthy
+                backend.probed &= healthy  # another version may come back in its place
+                state = "healthy" if healthy else "unhealthy"
+                self._observe(BackendChanged(pool.name, backend.name, state, why))
+            backend.why = why
+            self._asked[backend].set()
+            await asyncio.sleep(settings.every)
+
+    async def _look(self, backend: Backend, pool: Pool, settings: HealthConfig) -> tuple[bool, str]:
+        try:
+            url = backend.url + settings.path
+            response = await self._client.get(url, timeout=settings.timeout)
+            if not response.is_success:
+                return False, f"{settings.path} answered {response.status_code}"
+            if not backend.probed:
+                await self._probe(backend, pool)
+        except httpx.HTTPError as error:
+            return False, f"{settings.path}: {error!r}"
+        except FaultError as error:
+            return False, error.fault.message
+        return True, ""
+
+    async def _probe(self, backend: Backend, pool: Pool) -> None:
+        self._client.timeout = httpx.Timeout(PROBE_TIMEOUT)
+        found = await probe(self._client, backend.url, pool.settings.served_as or pool.name)
+        if pool.settings.surfaces is not None:
+            found = replace(found, surfaces=frozenset(pool.settings.surfaces))
+        backend.abilities, backend.probed = found, True

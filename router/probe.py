@@ -1,0 +1,126 @@
+"""Probing: what a backend can do, found out by asking it, not by believing its version number.
+
+Control plane: it runs once per backend, off every request's way. A question that a backend does
+not answer leaves its ability unknown (None); only `/v1/models` must be there, since without it the
+endpoint is no OpenAI-compatible server.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from router.fleet import Abilities
+from router.steps import Surface
+from router.upstream import broken
+
+SAMPLE = "Tandem: 3 + 4 = 7, naïve café, 你好, 🚲\n\n\tdef f(x): return x**2"
+"""Text whose token ids tell tokenizers apart: digits, accents, CJK, an emoji, code, white space."""
+GATE = "tandem_gate"
+"""The `vllm_xargs` key that a gate in the engine listens to; `probe` asks it to stop at once."""
+MANY = 1_000
+"""More alternatives than any server returns: the refusal states the limit."""
+_LIMIT = re.compile(r"max(?:imum)?\D{0,40}?(\d+)")
+
+Json = Mapping[str, Any]
+
+
+async def probe(client: httpx.AsyncClient, url: str, served_as: str) -> Abilities:
+    """The abilities of the backend at `url`. Raises `FaultError` if it cannot serve the model."""
+    try:
+        models = await client.get(f"{url}/v1/models")
+        models.raise_for_status()
+        cards = {card["id"]: card for card in models.json()["data"]}
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        raise broken(f"/v1/models does not answer as it should: {error!r}", "no_models") from error
+    if served_as not in cards:
+        names = ", ".join(sorted(cards)) or "nothing"
+        raise broken(f'it serves {names}, not "{served_as}"; set served_as', "not_served")
+    version = await _get(client, f"{url}/version")
+    paths = await _get(client, f"{url}/openapi.json")
+    tokens = await _post(client, f"{url}/tokenize", {"model": served_as, "prompt": SAMPLE})
+    ids = tokens.get("tokens") if tokens else None
+    return Abilities(
+        version=_text(version, "version"),
+        surfaces=_surfaces(paths),
+        served=tuple(sorted(cards)),
+        context=cards[served_as].get("max_model_len"),
+        max_logprobs=await _max_logprobs(client, url, served_as),
+        token_ids=await _token_ids(client, url, served_as, ids),
+        tokenizer=None if ids is None else hashlib.sha256(repr(ids).encode()).hexdigest()[:12],
+        gate=await _gate(client, url, served_as),
+    )
+
+
+async def _get(client: httpx.AsyncClient, url: str) -> Json | None:
+    try:
+        return _object(await client.get(url))
+    except httpx.HTTPError:
+        return None
+
+
+async def _post(client: httpx.AsyncClient, url: str, body: Json) -> Json | None:
+    try:
+        return _object(await client.post(url, json=body))
+    except httpx.HTTPError:
+        return None
+
+
+def _object(response: httpx.Response) -> Json | None:
+    try:
+        decoded = response.json() if response.is_success else None
+    except ValueError:
+        return None
+    return decoded if isinstance(decoded, dict) else None
+
+
+def _text(stated: Json | None, name: str) -> str | None:
+    value = stated.get(name) if stated else None
+    return value if isinstance(value, str) else None
+
+
+def _surfaces(openapi: Json | None) -> frozenset[Surface] | None:
+    if not openapi or not isinstance(paths := openapi.get("paths"), dict):
+        return None
+    return frozenset(surface for surface in Surface if f"/v1/{surface.value}" in paths)
+
+
+async def _max_logprobs(client: httpx.AsyncClient, url: str, model: str) -> int | None:
+    """Asks for far too many; the refusal names the limit."""
+    body = {"model": model, "prompt": "1", "max_tokens": 1, "logprobs": MANY}
+    try:
+        response = await client.post(f"{url}/v1/completions", json=body)
+    except httpx.HTTPError:
+        return None
+    if response.is_success:
+        return MANY
+    if response.status_code != httpx.codes.BAD_REQUEST:
+        return None
+    stated = [int(number) for number in _LIMIT.findall(response.text.lower())]
+    return next((number for number in stated if number < MANY), None)
+
+
+async def _token_ids(
+    client: httpx.AsyncClient, url: str, model: str, ids: list[int] | None
+) -> bool | None:
+    if not ids:
+        return None
+    body = {"model": model, "prompt": ids, "max_tokens": 1, "return_token_ids": True}
+    choice = _choice(await _post(client, f"{url}/v1/completions", body))
+    return None if choice is None else bool(choice.get("token_ids"))
+
+
+async def _gate(client: httpx.AsyncClient, url: str, model: str) -> bool | None:
+    """A gate stops a probe before its first token, on a stop token of its own."""
+    body = {"model": model, "prompt": "1", "max_tokens": 2, "vllm_xargs": {GATE: "probe"}}
+    choice = _choice(await _post(client, f"{url}/v1/completions", body))
+    return None if choice is None else isinstance(choice.get("stop_reason"), int)
+
+
+def _choice(completion: Json | None) -> Json | None:
+    choices = completion.get("choices") if completion else None
+    return choices[0] if isinstance(choices, list) and choices else None
