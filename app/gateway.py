@@ -9,10 +9,12 @@ pages below): what is not on it never reaches a backend.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 from app.keys import Admitted, Keys
 from app.metrics import Metrics
@@ -29,7 +31,7 @@ from router.revisions import Revisions
 from router.runtime import Runtime
 from router.steps import Request, Surface
 from router.upstream import Upstream
-from router.wire import FORWARDED, parse
+from router.wire import FORWARDED, parse, request_id
 
 SURFACES = {f"/v1/{surface.value}": surface for surface in Surface}
 READ_HEADERS = frozenset(name.encode() for name in FORWARDED)
@@ -73,10 +75,7 @@ class Gateway:
         try:
             caller = self._admit(scope)
             request = await self._read(surface, scope, receive, runtime)
-            if runtime.target(request.target) is None:
-                raise FaultError(unknown_model(request.target))
-            if refusal := caller.refusal(request.target):
-                raise FaultError(refusal)
+            self._allow(request.target, caller, runtime)
         except ClientGoneError:
             return
         except FaultError as error:
@@ -99,6 +98,15 @@ class Gateway:
         if isinstance(admitted, Fault):
             raise FaultError(admitted)
         return admitted
+
+    def _allow(self, target: str, caller: Admitted, runtime: Runtime) -> None:
+        """Raise unless this caller may use `target`, and there is one; in that order, so that a
+        key that may not use a model cannot find out whether it exists.
+        """
+        if fault := caller.refusal(target):
+            raise FaultError(fault)
+        if runtime.target(target) is None:
+            raise FaultError(unknown_model(target))
 
     async def _read(
         self, surface: Surface, scope: Scope, receive: Receive, runtime: Runtime
@@ -136,10 +144,14 @@ class Gateway:
         refused = Refused(surface, fault.status, fault.blame, fault.code, caller.name or None)
         self.observe(refused)
         page = Page(fault.status, errors.body_of(fault, surface))
+        page.head.append((b"x-request-id", request_id().encode()))
+        page.head.append((b"x-tandem-revision", b"%d" % self.revisions.runtime.revision))
         if fault.retry_after is not None:
-            page.head.append((b"retry-after", b"%d" % max(1, round(fault.retry_after))))
-        if fault.status == too_large(0).fault.status:
+            page.head.append((b"retry-after", b"%d" % math.ceil(fault.retry_after)))
+        if fault.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             page.head.append((b"connection", b"close"))
+        if fault.status == HTTPStatus.UNAUTHORIZED:
+            page.head.append((b"www-authenticate", b"Bearer"))
         await page.send(send)
 
     # ------------------------------------------------------------------------------ pages
@@ -168,13 +180,11 @@ class Gateway:
     def _models(self, scope: Scope, name: str, runtime: Runtime) -> Page:
         try:
             caller = self._admit(scope)
+            if not name:
+                return models(runtime, caller.may_use)
+            self._allow(name, caller, runtime)
         except FaultError as error:
             return Page(error.fault.status, errors.body_of(error.fault))
-        if not name:
-            return models(runtime, caller.may_use)
-        if runtime.target(name) is None or not caller.may_use(name):
-            fault = unknown_model(name)
-            return Page(fault.status, errors.body_of(fault))
         return model_card(runtime, name)
 
 

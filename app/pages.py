@@ -65,12 +65,15 @@ def _card(runtime: Runtime, name: str) -> Mapping[str, Any]:
     card = {"id": name, "object": "model", "created": 0, "owned_by": "tandem"}
     if kind == "policy":
         uses = list(dict.fromkeys(r.name for r in references(runtime.targets[name])))
-        about: dict[str, Any] = {
-            "kind": kind,
-            "use": runtime.kinds.get(name, MODEL),
-            "targets": uses,
+        return {
+            **card,
+            "tandem": {
+                "kind": kind,
+                "use": runtime.kinds.get(name, MODEL),
+                "targets": list(uses),
+                "default": name == runtime.default,
+            },
         }
-        return {**card, "tandem": {**about, "default": name == runtime.default}}
     view = runtime.pools[name].view()
     about = {
         "kind": kind,

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import socket
+from ipaddress import ip_address
 
 from router.backend import Backend
 from router.config import Config
 from router.runtime import Runtime
 
+IPV4 = 4
 QUESTION = "A shop has 36 pens. It sells 17 and then buys 25 more. How many pens are there now?"
 
 
 def backends_report(runtime: Runtime) -> str:
     """A line per backend, with what probing found or why it cannot serve."""
-    lines = []
-    for pool in runtime.pools.values():
-        for backend in pool.backends:
-            lines.append(f"  {pool.name:<12} {backend.name:<22} {_found(backend)}")
+    lines = [
+        f"  {pool.name:<12} {backend.name:<22} {_found(backend)}"
+        for pool in runtime.pools.values()
+        for backend in pool.backends
+    ]
     return "\n".join(["backends:", *lines])
 
 
@@ -70,5 +73,7 @@ def welcome(
 
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{port}"
+    address = ip_address(host)
+    if address.is_unspecified:  # every interface: the loopback one is there for sure
+        host = "127.0.0.1" if address.version == IPV4 else "::1"
+    return f"http://{host}:{port}" if ":" not in host else f"http://[{host}]:{port}"

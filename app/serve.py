@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +34,7 @@ from router.budget import RetryBudget
 from router.config import Document
 from router.health import Health
 from router.observe import Listener, Observers
+from router.pool import Pool
 from router.revisions import Revisions
 from router.upstream import Upstream
 
@@ -91,7 +92,11 @@ async def rooms(document: Document, *listeners: Listener) -> AsyncIterator[Rooms
     config, limits = document.config, document.config.limits
     log = Log(config.log.file) if config.log else None
     keys = Keys(Path(config.keys.file)) if config.keys else None
-    metrics = Metrics(lambda: revisions.runtime.pools.values(), version("tandem-gateway"))
+
+    def pools() -> Collection[Pool]:
+        return revisions.runtime.pools.values()
+
+    metrics = Metrics(pools, version("tandem-gateway"))
     kept = [listener for listener in (log, keys) if listener is not None]
     observe = Observers(metrics, *kept, *listeners)
     revisions = Revisions(document, TABLE, observe)

@@ -33,7 +33,7 @@ class Hedge:
     model: ModelName
     """The model that is asked first."""
     delay: float
-    """Seconds to wait for its first event; about its 95th percentile bounds the extra work to 5 %."""
+    """Seconds to wait for its first event; its 95th percentile means 5 % of requests hedged."""
     backup: ModelName | None = None
     """The model that is asked second; by default another backend of the first one's pool."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from math import ceil
 from time import monotonic
 from typing import Protocol
 
@@ -125,17 +126,22 @@ class Answer:
     async def end(self, finished: Finished) -> None:
         """Complete the answer: compose what was emitted, close the stream."""
         if self.ended:
-            return None
+            return
         if self.composer:
-            usage = self._ledger.delivered(monotonic())
-            last = self.composer.end(finished, usage, show_usage=self.shows_usage)
-            if not self._ledger.request.stream:
-                return await self.whole(last)
-            await self.pass_on(last + sse.DONE)
+            await self._end_composed(self.composer, finished)
         elif not self._openai_stream:
             await self._sink.send(self._closing(), False)
-        self.ended = True
-        await self._sink.send(b"", True)
+        if not self.ended:
+            self.ended = True
+            await self._sink.send(b"", True)
+
+    async def _end_composed(self, composer: Composer, finished: Finished) -> None:
+        usage = self._ledger.delivered(monotonic())
+        last = composer.end(finished, usage, show_usage=self.shows_usage)
+        if self._ledger.request.stream:
+            await self.pass_on(last + sse.DONE)
+        else:
+            await self.whole(last)
 
     async def fail(self, fault: Fault) -> None:
         """End with an error: a status if none was sent, else an error event and no `[DONE]`."""
@@ -147,7 +153,7 @@ class Answer:
             await self._sink.send(self._closing() + errors.event_of(body, self._ledger), True)
             return
         self._ledger.status = fault.status
-        retry = [(b"retry-after", b"%d" % round(fault.retry_after))] if fault.retry_after else []
+        retry = [(b"retry-after", b"%d" % ceil(fault.retry_after))] if fault.retry_after else []
         await self._begin(len(body), retry)
         await self._sink.send(body, True)
 

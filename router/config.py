@@ -288,7 +288,7 @@ def load_file(path: str | FilePath, table: Table) -> Document:
     """Read and check the YAML (or `.json`) file at `path`; raises `ConfigError`."""
     form = Form.JSON if str(path).endswith(".json") else Form.YAML
     try:
-        text = FilePath(path).read_text(encoding="utf-8")
+        text = FilePath(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(str(path), (Problem("", error.strerror or str(error)),)) from error
     except UnicodeDecodeError as error:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -115,9 +116,8 @@ def _decode_json(text: str) -> Decoded:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"the key {twice[0]!r} is written twice in one object")
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {twice!r} is written twice in one object")
     return found
 
 
@@ -130,10 +130,30 @@ def _refuse_constant(name: str) -> Any:
 _TAG = "tag:yaml.org,2002:"
 
 
+def _plain_words() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+    """What a word without quotes can be other than text, by its first character (PyYAML's form)."""
+    digits = r"[0-9]+"
+    exponent = rf"[eE][-+]?{digits}"
+    words = {
+        "null": ("~|null|Null|NULL|", ["~", "n", "N", ""]),
+        "bool": ("true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+        "int": (r"[-+]?(0|[1-9][0-9]{0,17})", [*"-+0123456789"]),  # what fits into 64 bits
+        "float": (
+            rf"[-+]?(\.{digits}|{digits}\.[0-9]*)({exponent})?|[-+]?{digits}{exponent}",
+            [*"-+.0123456789"],
+        ),
+    }
+    found: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    for name, (pattern, firsts) in words.items():
+        for first in firsts:
+            found.setdefault(first, []).append((_TAG + name, re.compile(f"^(?:{pattern})$")))
+    return found
+
+
 class _Composer(yaml.SafeLoader):
     """PyYAML's parser with YAML 1.2's plain words; it only composes nodes, it builds nothing."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own way to replace them)
+    yaml_implicit_resolvers = _plain_words()
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -155,19 +175,6 @@ class _Composer(yaml.SafeLoader):
 
 def _refused(reason: str, event: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=reason, problem_mark=event.start_mark)
-
-
-for _name, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?(0|[1-9][0-9]{0,17})", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+",
-        list("-+.0123456789"),
-    ),
-):
-    _Composer.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def _decode_yaml(text: str) -> Decoded:

@@ -135,14 +135,14 @@ class Drive:
                 reply = stop.value
                 if not self._frames:
                     return self._checked(reply, frame)
-            except Exception:
+            except Exception:  # noqa: BLE001  # a policy is somebody else's code
                 traceback.print_exc(file=sys.stderr)
                 message = f'the policy "{frame.name}" broke; the gateway\'s log has the details'
                 return self._failed(Fault(Blame.GATEWAY, message, 500, "policy_error"))
             else:
                 reply = await self._perform(step)
 
-    async def _perform(self, step: Step) -> Any:
+    async def _perform(self, step: Step) -> Any:  # noqa: PLR0911  # a reply per kind of step
         match step:
             case Next():
                 return await self._next(step)
@@ -263,14 +263,14 @@ class Drive:
         finally:
             self.ledger.waited += monotonic() - before
 
-    async def _race(self, lives: Iterable[Live], timeout: float | None) -> Event:
+    async def _race(self, lives: Iterable[Live], patience: float | None) -> Event:
         before = monotonic()
         tasks: dict[asyncio.Task[Event], Live] = {}
         for live in lives:
             if live.waiting is None:
                 live.waiting = asyncio.create_task(live.call.event(self.upstream))
             tasks[live.waiting] = live
-        done, _ = await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         self.ledger.waited += monotonic() - before
         for task, live in tasks.items():
             if task in done:

@@ -1,7 +1,7 @@
 """What a validator found, in the words of somebody who edits YAML: a path and a reason.
 
 It knows pydantic's error types and Python's type annotations, and nothing about any one setting.
-Reasons never repeat the refused value: it may be a secret that was pasted into the wrong place.
+Reasons never repeat a refused value, names excepted: it may be a secret in the wrong place.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ Complaint: TypeAlias = tuple[Path, str]
 
 MOST_LISTED = 12
 """Names that a reason lists: as many as one reads on the way to the right one."""
+
+MOST_COMPARED = 200
+"""Names looked at for a similar one: comparing takes some microseconds each."""
 
 PLAINER = {
     "missing": "this setting is required",
@@ -72,7 +75,7 @@ def point(path: Path, reason: str, settings: Any) -> Complaint:
 
 def suggest(name: str, known: Collection[str]) -> str:
     """A tail for a reason: what was probably meant, or what there is, or nothing."""
-    if close := difflib.get_close_matches(name, known, n=1):
+    if close := difflib.get_close_matches(name, [*known][:MOST_COMPARED], n=1):
         return f'; did you mean "{close[0]}"?'
     listed = [*known][:MOST_LISTED]
     more = ", ..." if len(known) > MOST_LISTED else ""

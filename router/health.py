@@ -1,4 +1,4 @@
-"""Health: asks every backend whether it is well, and what it can do, for as long as it is configured.
+"""Health: asks every configured backend whether it is well, and what it can do.
 
 One task per backend: probe it until it answers, then look at its health at a steady pace. It writes
 a backend's `healthy` and `abilities` and nothing else; load and breaker belong to the calls. A swap

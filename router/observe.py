@@ -118,8 +118,9 @@ class Observers:
         self._listeners = listeners
 
     def __call__(self, observation: Observation) -> None:
+        """Tell everyone."""
         for listener in self._listeners:
             try:
                 listener(observation)
-            except Exception:  # a listener's mistake must not reach an answer
+            except Exception:  # noqa: BLE001  # a listener's mistake must not reach an answer
                 traceback.print_exc(file=sys.stderr)

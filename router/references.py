@@ -14,13 +14,14 @@ import dataclasses
 import json
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, NotRequired, TypeAlias, Union, cast, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from router.decode import Path
-from router.explain import Complaint, explain, point, settings_of, suggest
+from router.explain import MOST_LISTED, Complaint, explain, point, settings_of, suggest
 from router.steps import ModelName, Policy, TargetName
 
 Table: TypeAlias = Mapping[str, type[Policy]]
@@ -29,8 +30,11 @@ Table: TypeAlias = Mapping[str, type[Policy]]
 STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 """How every block is read: no unknown setting, no conversion of types, no infinity."""
 
-MARKS = MODEL, TARGET = get_args(ModelName)[1], get_args(TargetName)[1]
+MODEL, TARGET = get_args(ModelName)[1], get_args(TargetName)[1]
 """What `Annotated` says of a reference."""
+
+MOST_CIRCLES = 10
+"""Circles reported: each takes a walk through the whole graph, and one is usually the cause."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,9 +102,8 @@ def _inside(annotation: Any, value: Any, path: Path) -> Iterator[Reference]:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         if isinstance(value, str):
-            yield from (
-                Reference(path, value, mark == MODEL) for mark in arguments[1:] if mark in MARKS
-            )
+            marks = (mark for mark in arguments[1:] if mark in (MODEL, TARGET))
+            yield from (Reference(path, value, model_only=mark == MODEL) for mark in marks)
         yield from _inside(arguments[0], value, path)
     elif origin in (Union, types.UnionType):
         for arm in arguments:
@@ -163,21 +166,29 @@ def check_references(
 
 
 def _circles(found: Mapping[str, list[Reference]]) -> list[Complaint]:
+    """One complaint per circle, at the reference that closes it; `MOST_CIRCLES` at most."""
+    follows = {
+        name: [reference.name for reference in several if reference.name in found]
+        for name, several in found.items()
+    }
     complaints: list[Complaint] = []
-    done: set[str] = set()
-
-    def visit(name: str, chain: tuple[str, ...]) -> None:
-        if name in done:
-            return
-        for reference in found[name]:
-            if reference.name in (*chain, name):
-                circle = (*chain, name)[(*chain, name).index(reference.name) :]
-                route = " -> ".join((*circle, reference.name))
-                complaints.append(((name, *reference.path), f"this leads in a circle: {route}"))
-            elif reference.name in found:
-                visit(reference.name, (*chain, name))
-        done.add(name)
-
-    for name in found:
-        visit(name, ())
+    while len(complaints) < MOST_CIRCLES:
+        try:
+            TopologicalSorter(follows).prepare()
+        except CycleError as error:
+            circle = _from_first(error.args[1][:0:-1], [*found])
+            last, first = circle[-1], circle[0]
+            path = next(reference.path for reference in found[last] if reference.name == first)
+            shown = circle if len(circle) <= MOST_LISTED else [*circle[: MOST_LISTED - 1], "..."]
+            route = " -> ".join((*shown, first))
+            complaints.append(((last, *path), f"this leads in a circle: {route}"))
+            follows[last] = [name for name in follows[last] if name != first]
+        else:
+            break
     return complaints
+
+
+def _from_first(circle: list[str], order: list[str]) -> list[str]:
+    """`circle` turned so that it begins with the one that comes first in the document."""
+    start = circle.index(min(circle, key=order.index))
+    return circle[start:] + circle[:start]

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 from router.config import Config, ConfigError, Document, Form, Problem, Table, Written, parse
@@ -27,8 +28,21 @@ from router.runtime import Runtime, build
 REMEMBERED = 100
 """Revisions kept: a day of one change every quarter of an hour."""
 
-FIXED = ("listen", "admin", "keys", "log")
-"""Sections that are bound once, at start: sockets that are open, files that were read."""
+FIXED = (
+    "listen",
+    "admin",
+    "keys",
+    "log",
+    "health",
+    "breaker",
+    "limits.connect",
+    "limits.retry_share",
+    "limits.retry_floor",
+)
+"""What is set up once, at start: sockets, files, and what watches and counts over many requests.
+
+A document that changes one of them is refused, since it would be believed and not obeyed.
+"""
 
 Swapped: TypeAlias = Callable[[Runtime], None]
 """Hears of each new Runtime right after the swap. Must be quick and must not raise."""
@@ -171,6 +185,7 @@ class Revisions:
 
 
 def _fixed(old: Config, new: Config) -> Iterator[Problem]:
-    for section in FIXED:
-        if getattr(old, section) != getattr(new, section):
-            yield Problem(section, "is set up once, at start; restart Tandem to change it")
+    for setting in FIXED:
+        read = attrgetter(setting)
+        if read(old) != read(new):
+            yield Problem(setting, "is set up once, at start; restart Tandem to change it")

@@ -1,7 +1,8 @@
 """Silence: the limit on how long a call may say nothing.
 
 It works like `asyncio.timeout`, by cancelling the task that waits and taking that cancellation
-back, but it costs one attribute per part heard instead of a timer. It knows tasks and time, not calls.
+back, but it costs one attribute per part heard instead of a timer. It knows tasks and time, not
+calls.
 """
 
 from __future__ import annotations

@@ -54,9 +54,14 @@ def parse(surface: Surface, raw: bytes, headers: Mapping[str, str], default: str
         stream=bool(stream) and surface in STREAMING,
         session=_session(body, headers),
         draw=secrets.randbelow(1 << 32) / (1 << 32),
-        id=f"req-{secrets.token_hex(12)}",
+        id=request_id(),
         forwarded={name: headers[name] for name in FORWARDED if name in headers},
     )
+
+
+def request_id() -> str:
+    """A new id. A client's own is never used: it would end up in logs and in backends' paths."""
+    return f"req-{secrets.token_hex(12)}"
 
 
 def _object(raw: bytes) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 
 import httpx
 import uvloop
@@ -34,6 +35,8 @@ POLICIES = ("small", "large", "auto", "graded")
 """What is measured if nothing is said."""
 AT_ONCE = 8
 """Requests in flight: enough to keep two cores busy."""
+PATIENCE = 120.0
+"""Seconds for one answer on a busy machine; a second is usual."""
 LONGEST = 320
 """Tokens per answer; the longest worked solution has 150."""
 Z95 = 1.959964
@@ -47,6 +50,7 @@ class Collected:
     requests: list[tuple[AttemptEnded, ...]] = field(default_factory=list)
 
     def __call__(self, observation: Observation) -> None:
+        """Keep them."""
         if isinstance(observation, RequestEnded):
             self.requests.append(observation.attempts)
 
@@ -118,7 +122,7 @@ async def _measure(
         collected = Collected()
         async with rooms(document, collected) as room, listening(room.gateway) as url:
             await room.health.probed()
-            async with httpx.AsyncClient(base_url=url, timeout=None) as client:
+            async with httpx.AsyncClient(base_url=url, timeout=PATIENCE) as client:
                 return [await _row(client, policy, asked, collected) for policy in policies]
     finally:
         await pair.close()
@@ -182,7 +186,7 @@ def _handoffs(requests: Iterable[tuple[AttemptEnded, ...]]) -> float:
     changes = tokens = 0
     for attempts in requests:
         writers = [a.model for a in attempts if a.answer]
-        changes += sum(a != b for a, b in zip(writers, writers[1:], strict=False))
+        changes += sum(a != b for a, b in pairwise(writers))
         tokens += _written(attempts)
     return 100 * changes / max(tokens, 1)
 
