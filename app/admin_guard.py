@@ -74,14 +74,17 @@ def authorise(
         given = credentials.credentials if credentials else ""
         if not hmac.compare_digest(given.encode(), token.encode()):
             raise AdminError(401, "unauthorised", "send the admin token: Authorization: Bearer ...")
-    elif not is_loopback(urlsplit(f"//{request.headers.get('host', '')}").hostname or ""):
+    elif not _names_loopback(f"//{request.headers.get('host', '')}"):
         raise AdminError(403, "foreign_host", "without a token, only loopback names are answered")
-    elif _foreign(request.headers.get("origin")):
+    elif not _names_loopback(request.headers.get("origin", "//localhost")):
         raise AdminError(403, "foreign_origin", "without a token, web pages are not answered")
 
 
-def _foreign(origin: str | None) -> bool:
-    return origin is not None and not is_loopback(urlsplit(origin).hostname or "")
+def _names_loopback(url: str) -> bool:
+    try:
+        return is_loopback(urlsplit(url).hostname or "")
+    except ValueError:  # not a URL
+        return False
 
 
 async def read_document(request: Request) -> tuple[str, Form]:

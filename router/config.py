@@ -2,9 +2,9 @@
 
 `parse` takes a document's text and gives a `Document`: every setting typed and in its range, every
 policy built, every name resolved. If anything is wrong it raises one `ConfigError` that lists all
-of it, each with the path of the setting and its line. Nothing outside the text is looked at here
-(no environment, no network), so that checking a file gives the same verdict anywhere; what the
-machine must provide is checked by `router.runtime` before a revision is swapped in.
+of it, each with the path of the setting and its line. Apart from artifacts that policies load,
+nothing outside the text is looked at (no environment, no network), so that checking a file gives
+the same verdict anywhere; `router.runtime` checks what the machine must provide.
 
 The rule: no setting holds a secret. The document can be shown to anyone who may see the fleet;
 keys and tokens are named by the environment variable or the file that holds them.

@@ -31,19 +31,19 @@ class Health:
         self._observe = observe
         self._client = httpx.AsyncClient(trust_env=False)
         self._tasks: dict[Backend, asyncio.Task[None]] = {}
+        self._pools: dict[Backend, Pool] = {}
         self._asked: dict[Backend, asyncio.Event] = {}
 
     def follow(self, runtime: Runtime) -> None:
         """Watch this Runtime's backends from now on, and no others."""
-        wanted = {backend: pool for pool in runtime.pools.values() for backend in pool.backends}
-        for gone in self._tasks.keys() - wanted.keys():
+        self._pools = {b: pool for pool in runtime.pools.values() for b in pool.backends}
+        for gone in self._tasks.keys() - self._pools.keys():
             self._tasks.pop(gone).cancel()
             self._asked.pop(gone).set()
-        for backend, pool in wanted.items():
-            if backend not in self._tasks:
-                self._asked[backend] = asyncio.Event()
-                watch = self._watch(backend, pool, runtime.config.health)
-                self._tasks[backend] = asyncio.create_task(watch, name=f"health {backend.name}")
+        for backend in self._pools.keys() - self._tasks.keys():
+            self._asked[backend] = asyncio.Event()
+            watch = self._watch(backend, runtime.config.health)
+            self._tasks[backend] = asyncio.create_task(watch, name=f"health {backend.name}")
 
     async def probed(self) -> None:
         """Return once every backend has been asked at least once, well or not."""
@@ -56,8 +56,9 @@ class Health:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self._client.aclose()
 
-    async def _watch(self, backend: Backend, pool: Pool, settings: HealthConfig) -> None:
+    async def _watch(self, backend: Backend, settings: HealthConfig) -> None:
         while True:
+            pool = self._pools[backend]
             healthy, why = await self._look(backend, pool, settings)
             if healthy != backend.healthy:
                 backend.healthy = healthy

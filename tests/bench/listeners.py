@@ -1,0 +1,128 @@
+"""What the listeners and the key check cost on the hot path, in microseconds.
+
+Run it as `python -m tests.bench.listeners`. Each figure is the best of five runs, so that another
+process on the machine disturbs it little; the figures in the heads of app/metrics.py, app/log.py
+and app/keys.py come from here.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import timeit
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from app.keys import Keys, new_key
+from app.log import CAPACITY, Log
+from app.metrics import GAP, Metrics
+from router.observe import AttemptEnded, RequestEnded
+from router.steps import Surface, Usage
+
+REPEATS = 5
+
+
+def microseconds(function: Callable[[], object], number: int = 5000) -> float:
+    """Best time of one call."""
+    return min(timeit.repeat(function, number=number, repeat=REPEATS)) / number * 1e6
+
+
+def request(attempts: int, gaps: int) -> RequestEnded:
+    """A finished stream of so many attempts and pieces, with gaps around 30 ms."""
+    rng = random.Random(0)
+    attempt = AttemptEnded("large", "127.0.0.1:8102", None, 1.0, 0.1, Usage(100, 50), True, 1e-4)
+    return RequestEnded(
+        id="req-1",
+        surface=Surface.CHAT,
+        policy="auto",
+        revision=1,
+        key="alice",
+        stream=True,
+        status=200,
+        blame=None,
+        message="",
+        reason="draft_refused",
+        detail="",
+        attempts=(attempt,) * attempts,
+        first_byte=0.2,
+        seconds=1.2,
+        upstream=1.1995,
+        gaps=tuple(rng.lognormvariate(-3.5, 0.5) for _ in range(gaps)),
+        cost=1e-4,
+        baseline=2e-4,
+    )
+
+
+def with_prometheus_client(ended: RequestEnded) -> Callable[[], None]:
+    """The same updates by prometheus_client's own counters, for comparison."""
+    registry = CollectorRegistry()
+    counter = Counter("c", "c", ["a", "b"], registry=registry)
+    histogram = Histogram("h", "h", ["policy"], buckets=GAP, registry=registry)
+
+    def update() -> None:
+        for _ in range(3 + 6 * len(ended.attempts)):
+            counter.labels("a", "b").inc()
+        for _ in range(3):
+            histogram.labels("auto").observe(1.0)
+        observe = histogram.labels("auto").observe
+        for gap in ended.gaps:
+            observe(gap)
+
+    return update
+
+
+def tell(what: str, figure: float) -> None:
+    print(f"{what:<44}{figure:>10.3f} us")
+
+
+def metrics_figures() -> None:
+    metrics = Metrics(lambda: (), "0")
+    few, many = request(3, 0), request(3, 2000)
+    plain = replace(request(1, 0), stream=False, reason="")
+    base = microseconds(lambda: metrics(few))
+    gap = (microseconds(lambda: metrics(many), 200) - base) / 2000
+    theirs = microseconds(with_prometheus_client(few), 1000)
+    theirs_gap = (microseconds(with_prometheus_client(many), 20) - theirs) / 2000
+    one = microseconds(lambda: metrics(plain))
+    tell("metrics: request of 1 attempt, no stream", one)
+    tell("metrics: stream of 3 attempts", base)
+    tell("metrics: each gap", gap)
+    tell("prometheus_client: the same stream", theirs)
+    tell("prometheus_client: each gap", theirs_gap)
+    tell("metrics: one scrape of this", microseconds(metrics.render, 50))
+
+
+def log_figures(folder: Path) -> None:
+    log = Log(str(folder / "log.jsonl"))
+    ended = request(3, 64)
+    few = CAPACITY // 10  # all repeats together must fit into the queue
+    tell("log: one request", microseconds(lambda: log(ended), few))
+    log.close()
+
+
+def key_figures(folder: Path) -> None:
+    secret, entry = new_key("alice")
+    never_met = 10**9
+    limits = {"requests_per_minute": never_met, "tokens_per_minute": never_met, "spend_usd": 1e9}
+    file = folder / "keys.yaml"
+    file.write_text("keys:\n" + entry.model_copy(update=limits).yaml())
+    keys = Keys(file)
+    padding = [(f"x-header-{i}".encode(), b"value") for i in range(8)]
+    headers = [*padding, (b"authorization", f"Bearer {secret}".encode())]
+    ended = request(3, 0)
+    tell("keys: admit", microseconds(lambda: keys.admit(headers)))
+    tell("keys: charge", microseconds(lambda: keys(ended)))
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        metrics_figures()
+        log_figures(Path(name))
+        key_figures(Path(name))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""A client that leaves ends the work of vLLM: seen in vLLM's own metrics.
+
+The client is a bare HTTP connection: it is the one that can hang up at any moment.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+
+import pytest
+
+from tests.real_vllm.servers import Gateway, Json, Server, eventually
+
+pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(600)]  # the first one starts the servers
+
+LONG: Json = {
+    "messages": [{"role": "user", "content": "Count."}],
+    "max_tokens": 3500,
+    "ignore_eos": True,
+}
+"""More than ten seconds of work."""
+SECONDS = 5.0
+"""In which vLLM must be idle again."""
+
+
+def running(server: Server) -> float:
+    return server.metric("vllm:num_requests_running")
+
+
+def finished(server: Server) -> float:
+    return server.metric("vllm:request_success_total")
+
+
+@pytest.mark.parametrize(
+    ("target", "at_work", "stream", "heard"),
+    [
+        pytest.param("large", "large", True, True, id="in a stream"),
+        pytest.param("large", "large", False, False, id="before a whole answer"),
+        pytest.param("never-content", "small", True, False, id="while a draft is made"),
+    ],
+)
+def test_leaving(
+    target: str, at_work: str, stream: bool, heard: bool, tandem: Gateway, vllms: dict[str, Server]
+) -> None:
+    server = vllms[at_work]
+    before = finished(server)
+    client = http.client.HTTPConnection(tandem.url.removeprefix("http://"), timeout=30)
+    body = json.dumps(LONG | {"model": target, "stream": stream})
+    client.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+    eventually(lambda: running(server) == 1, 30, f"the {at_work} model is at work")
+    if heard:
+        with client.getresponse() as answer:
+            assert answer.readline().startswith(b"data: ")
+    client.close()
+    eventually(lambda: running(server) == 0, SECONDS, "vLLM stops working for a client that left")
+    assert finished(server) == before
