@@ -47,6 +47,16 @@ format: $(TOOLS)  ## Format the code, and mend what can be mended without though
 	@$(BIN)/ruff check --fix $(CODE)
 	@$(BIN)/ruff format $(CODE)
 
+# Two hours on two cores. A run that was broken off goes on with `make pair ARGS=--resume`. What comes
+# out lies in PAIR, and becomes the shipped pair when it is copied to deploy/pair/models.
+PAIR ?= build/pair
+pair: $(VENV)/.train  ## Train the embedded pair anew, into build/pair
+	@test -f $(PAIR)/large/tokenizer.json || \
+		$(BIN)/python -m deploy.pair.tokenizer $(PAIR)/small $(PAIR)/large
+	@$(BIN)/python -m deploy.pair.train --size small --out $(PAIR)/small $(ARGS)
+	@$(BIN)/python -m deploy.pair.train --size large --out $(PAIR)/large $(ARGS)
+	@$(BIN)/python -m deploy.pair.export $(PAIR)/small $(PAIR)/large
+
 # Keeps the versions that are locked already; UPGRADE=--upgrade moves all of them.
 UPGRADE ?=
 COMPILE = $(BIN)/uv pip compile --no-config --quiet --universal --python-version 3.11 \
@@ -69,16 +79,16 @@ $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { \
 		echo "Tandem needs Python 3.11 to 3.14, and there is no $(PYTHON) here: install it, or" \
 			"say which one to take: make PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || { \
-		echo "Tandem needs Python 3.11 to 3.14, and $(PYTHON) is `$(PYTHON) -V 2>&1`:" \
-			"say which one to take: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null || { \
+		echo "Tandem needs Python 3.11 to 3.14, and $(PYTHON) is none of them: say which one to" \
+			"take: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "$(PYTHON) cannot make environments: install its venv" \
 			"(on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.base: requirements/base.txt pyproject.toml | $(BIN)/python
-	@echo "Installing into $(VENV) (about 250 MB, once) ..."
+	@echo "Installing into $(VENV) (about 300 MB, once) ..."
 	@$(LOCKED) requirements/base.txt
 	@$(PROJECT)
 	@touch $@

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from app.keys import Admitted, Keys
@@ -21,20 +19,23 @@ from app.metrics import Metrics
 from app.pages import Page, health, model_card, models, ready
 from app.sink import AsgiSink, ClientGoneError, Receive, Scope, Send, read_body, too_large
 from router import errors
+from router.alarms import Alarms
 from router.answer import Answer
-from router.budget import RetryBudget
-from router.engine import MEGABYTE, Drive
+from router.engine import MEGABYTE, Drive, Engine
 from router.faults import Blame, Fault, FaultError
 from router.ledger import Ledger
 from router.observe import Observers, Refused
 from router.revisions import Revisions
 from router.runtime import Runtime
 from router.steps import Request, Surface
-from router.upstream import Upstream
 from router.wire import FORWARDED, parse, request_id
 
 SURFACES = {f"/v1/{surface.value}": surface for surface in Surface}
+PAGES = frozenset({"/healthz", "/readyz", "/metrics", "/v1/models"})
+"""What answers a GET, beside each model's own page below `/v1/models/`."""
 READ_HEADERS = frozenset(name.encode() for name in FORWARDED)
+UNWATCHED = 0.02
+"""Seconds before a client is watched; its leaving must reach the backend within 0.1 s."""
 GONE_STATUS = 499
 """nginx's status for a client that left; it is only ever logged and counted."""
 NOBODY = Admitted("", None)
@@ -46,13 +47,10 @@ class Gateway:
     """The ASGI application of the clients' listener."""
 
     revisions: Revisions
-    upstream: Upstream
-    budget: RetryBudget
+    engine: Engine
     observe: Observers
     metrics: Metrics
     keys: Keys | None = None
-    rng: random.Random = field(default_factory=random.Random)
-    wall: Callable[[], float] = time.time
     draining: bool = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,7 +77,8 @@ class Gateway:
         except ClientGoneError:
             return
         except FaultError as error:
-            await self._refuse(error.fault, surface, caller, send)
+            page = self._refusal(error.fault, surface, caller)
+            await page.send(send)
             return
         ledger = Ledger(
             request=request,
@@ -121,55 +120,60 @@ class Gateway:
             elif name == b"content-encoding" and value != b"identity":
                 raise FaultError(encoded(value.decode("latin-1")))
         raw = await read_body(receive, limit)
-        return parse(surface, raw, headers, runtime.default)
+        return parse(surface, raw, headers, runtime.default, self.engine.rng)
 
     async def _drive(self, runtime: Runtime, ledger: Ledger, receive: Receive, send: Send) -> None:
         limits = runtime.config.limits
         answer = Answer(ledger, AsgiSink(send))
-        drive = Drive(runtime, ledger, answer, self.upstream, self.budget, self.rng, self.wall)
-        watch = Watch(receive, answer, limits.keepalive)
-        watching = asyncio.create_task(watch.run())
+        drive = Drive(self.engine, runtime, ledger, answer)
+        watch = Watch(self.engine.alarms, receive, answer, limits.keepalive)
         try:
             await drive.run(ledger.began + limits.deadline)
         except asyncio.CancelledError:
-            if not watch.gone or watch.task.uncancel():
+            if not watch.gone or watch.watched.uncancel():
                 raise
             ledger.status = GONE_STATUS
             ledger.fault = Fault(Blame.GONE, "the client left", GONE_STATUS, "client_gone")
         finally:
-            watching.cancel()
+            watch.stop()
             self.observe(ledger.ended(time.monotonic()))
 
-    async def _refuse(self, fault: Fault, surface: Surface, caller: Admitted, send: Send) -> None:
-        refused = Refused(surface, fault.status, fault.blame, fault.code, caller.name or None)
-        self.observe(refused)
-        page = Page(fault.status, errors.body_of(fault, surface))
-        page.head.append((b"x-request-id", request_id().encode()))
-        page.head.append((b"x-tandem-revision", b"%d" % self.revisions.runtime.revision))
+    def _refusal(self, fault: Fault, surface: Surface | None, caller: Admitted) -> Page:
+        name = surface or "models"
+        self.observe(Refused(name, fault.status, fault.blame, fault.code, caller.name or None))
+        page = self._told(Page(fault.status, errors.body_of(fault, surface)))
         if fault.retry_after is not None:
             page.head.append((b"retry-after", b"%d" % math.ceil(fault.retry_after)))
         if fault.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             page.head.append((b"connection", b"close"))
         if fault.status == HTTPStatus.UNAUTHORIZED:
             page.head.append((b"www-authenticate", b"Bearer"))
-        await page.send(send)
+        return page
+
+    def _told(self, page: Page) -> Page:
+        """`page` with what every answer says of itself."""
+        page.head.append((b"x-request-id", request_id(self.engine.rng).encode()))
+        page.head.append((b"x-tandem-revision", b"%d" % self.revisions.runtime.revision))
+        return page
 
     # ------------------------------------------------------------------------------ pages
 
     async def _page(self, scope: Scope, send: Send) -> None:
         path, runtime = scope["path"], self.revisions.runtime
-        if scope["method"] not in ("GET", "HEAD"):
-            page = not_allowed(path)
+        if path in SURFACES:
+            page = self._told(not_allowed(path, "POST"))
+        elif path not in PAGES and not path.startswith("/v1/models/"):
+            page = self._told(not_found(path))
+        elif scope["method"] not in ("GET", "HEAD"):
+            page = self._told(not_allowed(path, "GET"))
         elif path == "/healthz":
-            page = health()
+            page = self._told(health())
         elif path == "/readyz":
-            page = ready(runtime, draining=self.draining)
+            page = self._told(ready(runtime, draining=self.draining))
         elif path == "/metrics":
             page = self._metrics(scope)
-        elif path == "/v1/models" or path.startswith("/v1/models/"):
-            page = self._models(scope, path.removeprefix("/v1/models").removeprefix("/"), runtime)
         else:
-            page = not_found(path)
+            page = self._models(scope, path.removeprefix("/v1/models").removeprefix("/"), runtime)
         await page.send(send, head_only=scope["method"] == "HEAD")
 
     def _metrics(self, scope: Scope) -> Page:
@@ -178,44 +182,58 @@ class Gateway:
         return Page(200, body, [(b"content-type", kind.encode())])
 
     def _models(self, scope: Scope, name: str, runtime: Runtime) -> Page:
+        caller = NOBODY
         try:
             caller = self._admit(scope)
             if not name:
-                return models(runtime, caller.may_use)
+                return self._told(models(runtime, caller.may_use))
             self._allow(name, caller, runtime)
         except FaultError as error:
-            return Page(error.fault.status, errors.body_of(error.fault))
-        return model_card(runtime, name)
+            return self._refusal(error.fault, None, caller)
+        return self._told(model_card(runtime, name))
 
 
-@dataclass(slots=True)
 class Watch:
-    """Watches one client: cancels its request when it leaves, breaks the silence of its stream."""
+    """Watches one client: cancels its request when it leaves, breaks the silence of its stream.
 
-    receive: Receive
-    answer: Answer
-    keepalive: float
-    gone: bool = False
-    task: asyncio.Task[None] = field(init=False)
+    It begins a moment after the request, since most that are over by then need no watching, and a
+    task costs more than all the rest of a short request's bookkeeping.
+    """
 
-    def __post_init__(self) -> None:
+    __slots__ = ("_alarm", "_answer", "_keepalive", "_receive", "_task", "gone", "watched")
+
+    def __init__(self, alarms: Alarms, receive: Receive, answer: Answer, keepalive: float) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self.task = task
+        self.watched = task
+        self.gone = False
+        self._receive = receive
+        self._answer = answer
+        self._keepalive = keepalive
+        self._task: asyncio.Task[None] | None = None
+        self._alarm = alarms.after(UNWATCHED, self._begin)
 
-    async def run(self) -> None:
-        """Watch until cancelled, or until the client leaves."""
+    def stop(self) -> None:
+        """The request is over."""
+        self._alarm.cancel()
+        if self._task:
+            self._task.cancel()
+
+    def _begin(self) -> None:
+        self._task = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(self.keepalive / 2):
-                    message = await self.receive()
+                async with asyncio.timeout(self._keepalive / 2):
+                    message = await self._receive()
             except TimeoutError:
-                await self.answer.keep_alive(self.keepalive)
+                await self._answer.keep_alive(self._keepalive)
                 continue
             if message["type"] == "http.disconnect":
-                if not self.answer.ended:
+                if not self._answer.ended:
                     self.gone = True
-                    self.task.cancel()
+                    self.watched.cancel()
                 return
 
 
@@ -238,8 +256,7 @@ def not_found(path: str) -> Page:
     return Page(404, errors.body_of(Fault(Blame.CLIENT, message, 404, "unknown_url")))
 
 
-def not_allowed(path: str) -> Page:
-    """A method that the path does not have."""
-    allow = "POST" if path in SURFACES else "GET"
-    fault = Fault(Blame.CLIENT, f"{path} answers {allow}", 405, "method_not_allowed")
-    return Page(405, errors.body_of(fault), [(b"allow", allow.encode())])
+def not_allowed(path: str, method: str) -> Page:
+    """A method that the path does not have, where it has another."""
+    fault = Fault(Blame.CLIENT, f"{path} answers {method}", 405, "method_not_allowed")
+    return Page(405, errors.body_of(fault), [(b"allow", method.encode())])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from ipaddress import ip_address
+from typing import Any
 
 from router.backend import Backend
 from router.config import Config
@@ -52,9 +53,9 @@ def welcome(
 ) -> str:
     """Where the gateway is, a call that works, and what to open."""
     here, there = _url(front), _url(back)
-    body = {"model": "auto", "messages": [{"role": "user", "content": QUESTION}]}
-    if not embedded:
-        del body["model"]
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": QUESTION}]}
+    if embedded:
+        body = {"model": "auto", "temperature": 0, **body}
     keys = "keys: required" if config.keys else "keys: none configured, the gateway is open"
     key = " -H 'authorization: Bearer KEY'" if config.keys else ""
     return "\n".join(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import socket
 import sys
@@ -30,8 +31,10 @@ from app.log import Log
 from app.metrics import Metrics, watch_lag
 from app.report import backends_report, welcome
 from policies import TABLE
+from router.alarms import Alarms
 from router.budget import RetryBudget
 from router.config import Document
+from router.engine import Engine
 from router.health import Health
 from router.observe import Listener, Observers
 from router.pool import Pool
@@ -102,7 +105,9 @@ async def rooms(document: Document, *listeners: Listener) -> AsyncIterator[Rooms
     revisions = Revisions(document, TABLE, observe)
     upstream = Upstream(limits.connect)
     budget = RetryBudget(limits.retry_share, limits.retry_floor, time.monotonic)
-    gateway = Gateway(revisions, upstream, budget, observe, metrics, keys)
+    alarms = Alarms()
+    engine = Engine(upstream, budget, alarms, random.Random(), time.time)
+    gateway = Gateway(revisions, engine, observe, metrics, keys)
     health = Health(observe)
     revisions.swapped.append(health.follow)
     health.follow(revisions.runtime)
@@ -116,6 +121,7 @@ async def rooms(document: Document, *listeners: Listener) -> AsyncIterator[Rooms
             chore.cancel()
         await health.close()
         await upstream.close()
+        alarms.close()
         for closing in (keys, log):
             if closing:
                 closing.close()
@@ -175,7 +181,10 @@ def _server(app: object) -> Listening:
         uvicorn.Config(
             app,  # type: ignore[arg-type]  # ours is stricter about its messages than uvicorn's
             http="httptools",
+            loop="none",
+            ws="none",
             lifespan="off",
+            proxy_headers=False,
             access_log=False,
             log_level="warning",
             server_header=False,

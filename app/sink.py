@@ -34,9 +34,9 @@ class AsgiSink:
         """Send status and headers."""
         await self._send({"type": "http.response.start", "status": status, "headers": head})
 
-    async def send(self, data: bytes, last: bool) -> None:
+    def send(self, data: bytes, last: bool) -> Awaitable[None]:
         """Send part of the body; waits while the client reads more slowly than we write."""
-        await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+        return self._send({"type": "http.response.body", "body": data, "more_body": not last})
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:

@@ -50,6 +50,8 @@ class Grade:
     def __post_init__(self) -> None:
         if DRAFT not in self.prompt:
             raise ValueError("grade.prompt: must contain {draft}")
+        if not self.accept:
+            raise ValueError("grade.accept: name at least one word")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ class Cascade:
         checks = (self.mean_logprob, self.pattern, self.json_schema, self.grade)
         if all(check is None for check in checks):
             raise ValueError("set one of mean_logprob, pattern, json_schema, grade")
+        if self.mean_logprob is not None and not self.mean_logprob <= 0:
+            raise ValueError("mean_logprob: the logarithm of a probability is at most 0")
         if self.pattern is not None:
             try:
                 re.compile(self.pattern)
@@ -123,7 +127,7 @@ class Cascade:
         if self.grade is not None:
             verdict = yield from _graded(self.grade, request, draft)
             said.append(f"grade {verdict!r}")
-            if verdict.strip().lower() not in {word.lower() for word in self.grade.accept}:
+            if verdict.strip().lower() not in {word.strip().lower() for word in self.grade.accept}:
                 return False, f"grade {verdict!r}"
         return True, ", ".join(said)
 
@@ -158,7 +162,7 @@ def _schema_problem(schema: Mapping[str, Any] | None, text: str) -> str | None:
     if schema is None:
         return None
     try:
-        jsonschema_rs.validate(dict(schema), value)
+        jsonschema_rs.validate(dict(schema), value, offline=True)  # the schema may be a client's
     except (jsonschema_rs.ValidationError, ValueError) as error:
         return f"the draft does not fit the schema: {str(error).splitlines()[0][:120]}"
     return None
@@ -180,8 +184,9 @@ def _graded(grade: Grade, request: Request, drafted: Draft) -> Generator[Step, A
 
 def _question(request: Request) -> str:
     """The last user message as text, or the prompt of a completion."""
-    for message in reversed(request.body.get("messages") or ()):
-        if message.get("role") == "user":
+    messages: Any = request.body.get("messages")
+    for message in reversed(messages if isinstance(messages, list) else []):
+        if isinstance(message, dict) and message.get("role") == "user":
             content = message.get("content")
             if isinstance(content, list):
                 parts = (part.get("text") for part in content if isinstance(part, dict))

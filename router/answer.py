@@ -9,7 +9,7 @@ through a `Sink`; which web server is behind it is not known here.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from math import ceil
 from time import monotonic
 from typing import Protocol
@@ -20,11 +20,13 @@ from router import errors, sse
 from router.compose import Composer
 from router.dialect import OPENAI_STREAMS
 from router.faults import Fault
-from router.ledger import Ledger, spent
+from router.ledger import Ledger
 from router.steps import Finished
 
 _DONE = re.compile(rb"data: ?\[DONE\]")
 _USAGE = re.compile(rb'"usage"\s*:\s*\{(?!\s*\})')
+LONGEST_DONE = len("[DONE]\r\n\r\n") + 6
+"""Bytes at the end of a part in which `[DONE]` must stand if it is there; some space to spare."""
 Head = Sequence[tuple[bytes, bytes]]
 
 
@@ -35,7 +37,7 @@ class Sink(Protocol):
         """Send status and headers."""
         ...
 
-    async def send(self, data: bytes, last: bool) -> None:
+    def send(self, data: bytes, last: bool) -> Awaitable[None]:
         """Send part of the body."""
         ...
 
@@ -67,20 +69,20 @@ class Answer:
         await self._begin()
         await self._sink.send(sse.comment("keep-alive"), False)
 
-    async def pass_on(self, part: bytes) -> None:
+    def pass_on(self, part: bytes) -> Awaitable[None]:
         """Send a part of a stream, less what the client did not ask for."""
-        if self._openai_stream and self._needs_work(part):
+        if self._openai_stream and (
+            self.hidden or b'"usage"' in part or part.rfind(b"[DONE]", -LONGEST_DONE) >= 0
+        ):
             part = self._worked(part)
-        if part:
-            if not self.begun:
-                await self._begin()
-            self._spoke = monotonic()
-            if not self.committed:
-                self.committed, self._ledger.first_byte = True, self._spoke
-            await self._sink.send(part, False)
+        self._spoke = monotonic()
+        return self._sink.send(part, False) if part and self.committed else self._first(part)
 
-    def _needs_work(self, part: bytes) -> bool:
-        return b'"usage"' in part or bool(self.hidden) or part.rfind(b"[DONE]", -16) >= 0
+    async def _first(self, part: bytes) -> None:
+        if part:
+            await self._begin()
+            self.committed, self._ledger.first_byte = True, self._spoke
+            await self._sink.send(part, False)
 
     def _worked(self, part: bytes) -> bytes:
         kept = []
@@ -114,8 +116,9 @@ class Answer:
 
     async def whole(self, body: bytes) -> None:
         """Send an answer that does not stream."""
-        if self.hidden:
-            body = orjson.dumps(veil(orjson.loads(body), self.hidden))
+        chunk = _object_in(body) if self.hidden else None
+        if chunk is not None:
+            body = orjson.dumps(veil(chunk, self.hidden))
         await self._begin(len(body))
         self.committed = self.ended = True
         self._ledger.first_byte = monotonic()
@@ -182,7 +185,7 @@ class Answer:
             b"server-timing": self._timing(now),
         }
         if complete:
-            told[b"x-tandem-cost-usd"] = f"{spent(ledger.attempts(now)):.9f}"
+            told[b"x-tandem-cost-usd"] = f"{ledger.spent:.9f}"
         return [(name, value.encode("latin-1")) for name, value in told.items() if value]
 
     def _timing(self, now: float) -> str:
@@ -194,7 +197,7 @@ class Answer:
         attempts = ledger.attempts(now)
         return {
             "models": ledger.written(),
-            "cost_usd": round(spent(attempts), 9),
+            "cost_usd": round(ledger.spent, 9),
             "baseline_usd": round(ledger.baseline_cost(attempts), 9),
             "reason": ledger.why,
         }
@@ -211,20 +214,22 @@ def veil(chunk: dict[str, object], hidden: frozenset[str]) -> dict[str, object]:
     choices = chunk.get("choices")
     if isinstance(choices, list):
         for choice in choices:
-            for name in hidden & choice.keys():
-                choice[name] = None
+            if isinstance(choice, dict):
+                choice.update(dict.fromkeys(hidden & choice.keys()))
     return chunk
 
 
 def _chunk_of(block: bytes) -> dict[str, object] | None:
     """The object that this event carries, if it is one."""
-    for event in sse.read(block):
-        try:
-            chunk = orjson.loads(event.data)
-        except orjson.JSONDecodeError:
-            return None
-        return chunk if isinstance(chunk, dict) else None
-    return None
+    return next((_object_in(event.data) for event in sse.read(block)), None)
+
+
+def _object_in(data: bytes) -> dict[str, object] | None:
+    try:
+        decoded = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    return decoded if isinstance(decoded, dict) else None
 
 
 def _latin(text: str) -> str:

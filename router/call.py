@@ -12,23 +12,22 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import monotonic
 
 import orjson
 
 from router import dialect, sse
+from router.alarms import Alarms
 from router.backend import Backend, Guard
 from router.faults import Blame, Fault, FaultError
 from router.ledger import Tally
-from router.silence import Silence
-from router.steps import Attempt, Delta, Event, Finished, Surface
-from router.upstream import Reply, Upstream, broken
+from router.patience import Patience
+from router.steps import Attempt, Delta, Event, Finished, Surface, Usage
+from router.upstream import READ_ERRORS, Reply, Upstream, broken, broken_off
 
 DECODED = 65_536
 """Bytes up to which a whole answer is decoded to be checked; beyond (embeddings), only its ends."""
-ERROR_BODY = 65_536
-"""Bytes of an error body that are read; backends explain themselves in far fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,13 @@ class Call:
     """One call. Read it with `part` or `event`; close it, always."""
 
     def __init__(
-        self, attempt: Attempt, backend: Backend, outgoing: Outgoing, limits: Limits, tally: Tally
+        self,
+        attempt: Attempt,
+        backend: Backend,
+        outgoing: Outgoing,
+        limits: Limits,
+        tally: Tally,
+        alarms: Alarms,
     ) -> None:
         self.attempt = attempt
         self.tally = tally
@@ -71,82 +76,86 @@ class Call:
         self._reply: Reply | None = None
         self._cutter = sse.Cutter(limits.event)
         self._fault: Fault | None = None
-        self._silence = Silence()
+        self._patience = Patience(alarms, limits.first)
         self._events: deque[Event] = deque()
         self._finish: Finished = Finished(attempt)
         self._held_bytes = 0
 
     # ------------------------------------------------------------------------------ parts
 
-    async def part(self, upstream: Upstream) -> bytes:
+    async def part(self, upstream: Upstream) -> bytes:  # noqa: C901  # flat: runs once per token
         """The next part of the answer; empty once it is complete. Raises `FaultError`."""
         if self._fault:
             raise FaultError(self._fault)
         if self.complete:
             return b""
-        self._silence.begin(self._limits.first if self.tally.first_byte is None else None)
+        patience = self._patience
+        patience.begin()
         try:
-            if self._reply is None:
-                self._reply = await self._send(upstream)
-            part = await (self._next_events() if self._outgoing.stream else self._body())
+            reply = self._reply or await self._send(upstream)
+            if not self._outgoing.stream:
+                return await self._body(reply)
+            while True:
+                block = self._cutter.feed(await reply.read())
+                if block and (block := self._checked(block)):
+                    patience.heard()
+                    return block
+                if self.tally.first_byte is not None:
+                    patience.heard()
         except asyncio.CancelledError:
-            if not self._silence.broke_it():
+            if not patience.broke_it():
                 raise
             raise self._silent() from None
+        except READ_ERRORS as error:
+            raise broken_off(error) from error
+        except EOFError:
+            raise broken(
+                "the backend's stream stopped before it was complete", "truncated"
+            ) from None
+        except sse.EventTooLargeError:
+            message = f"an event is longer than {self._limits.event} bytes"
+            raise broken(message, "event_too_large") from None
         finally:
-            self._silence.end()
-        if self.tally.first_byte is None:
-            self._heard_first()
-        return part
+            patience.pause()
 
     async def _send(self, upstream: Upstream) -> Reply:
         out = self._outgoing
         reply = await upstream.send(self._backend.url, out.path, out.body, out.headers)
+        self._reply = reply  # from here on `close` hangs up, whatever is wrong with it
         if reply.status >= 400:
-            body = await reply.read_whole(ERROR_BODY)
-            reply.close()
+            body = await reply.read_whole(self._limits.answer)
             raise FaultError(dialect.fault_of(reply.status, dialect.message_in(body), body))
         expected = "text/event-stream" if out.stream else "application/json"
         if reply.status != 200 or reply.kind != expected:
-            reply.close()
             raise broken(
                 f"the backend answered {reply.status} {reply.kind} where {expected} was expected",
                 "wrong_content_type",
             )
         return reply
 
-    async def _body(self) -> bytes:
-        assert self._reply is not None
-        body = await self._reply.read_whole(self._limits.answer)
-        if len(body) <= DECODED:
-            try:
-                decoded = orjson.loads(body)
-            except orjson.JSONDecodeError as error:
-                raise broken(f"the backend's answer is not JSON: {error}", "bad_json") from None
-            if fault := dialect.error_in(decoded):
-                raise FaultError(fault)
-        elif not (body.startswith(b"{") and body.rstrip().endswith(b"}")):
-            raise broken("the backend's answer is not a JSON object", "bad_json")
-        if usage := dialect.usage_in(body):
-            self.tally.usage = usage
+    async def _body(self, reply: Reply) -> bytes:
+        body = await reply.read_whole(self._limits.answer)
+        self._heard_first()
+        self.tally.usage = self._vetted(body)
         self.complete = True
         return body
 
-    async def _next_events(self) -> bytes:
-        assert self._reply is not None
-        while True:
-            data = await self._reply.read()
-            if not data:
-                raise broken("the backend's stream stopped before it was complete", "truncated")
-            try:
-                block = self._cutter.feed(data)
-            except sse.EventTooLargeError:
-                raise broken(
-                    f"an event is longer than {self._limits.event} bytes", "event_too_large"
-                ) from None
-            self._silence.heard(self._limits.idle)
-            if block and (block := self._checked(block)):
-                return block
+    def _vetted(self, body: bytes) -> Usage | None:
+        """What a whole answer says of usage, once it has proved to be one. Raises `FaultError`."""
+        if len(body) > DECODED:
+            if not (body.startswith(b"{") and body.rstrip().endswith(b"}")):
+                raise broken("the backend's answer is not a JSON object", "bad_json")
+            return dialect.usage_in(body)
+        try:
+            decoded = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise broken(f"the backend's answer is not JSON: {error}", "bad_json") from None
+        if fault := dialect.error_in(decoded):
+            raise FaultError(fault)
+        if not isinstance(decoded, dict):
+            raise broken("the backend's answer is not a JSON object", "bad_json")
+        usage = decoded.get("usage")
+        return dialect.usage_of(usage) if isinstance(usage, dict) else None
 
     def _checked(self, block: bytes) -> bytes:
         """`block` up to an error in it, with usage and the end of the stream taken note of."""
@@ -157,8 +166,11 @@ class Call:
         self.tally.pieces += block.count(b"data:")
         if dialect.ends_stream(self.surface, block):
             self.complete = True
-        if self.tally.first_byte is None and b"data:" not in block:
-            return b""  # a comment in the silence before the answer is not an answer
+        if self.tally.first_byte is None:
+            if b"data:" not in block:
+                return b""  # a comment in the silence before the answer is not an answer
+            self._heard_first()
+            self._patience.limit(self._limits.idle)
         return block
 
     def _before_error(self, block: bytes) -> bytes:
@@ -166,7 +178,7 @@ class Call:
         for single in sse.blocks(block):
             for event in sse.read(single):
                 if fault := dialect.error_in(_decoded(event.data)):
-                    if not good:
+                    if not any(b"data:" in said for said in good):
                         raise FaultError(fault)
                     self._fault = fault
                     return b"".join(good)
@@ -186,12 +198,15 @@ class Call:
 
     async def event(self, upstream: Upstream) -> Event:
         """The next event, decoded; what it came from stays held for `Relay`."""
-        while not self._events:
-            part = await self.part(upstream)
-            if not part:
-                return self.finished
-            self._hold(part)
-            self._decode(part)
+        try:
+            while not self._events:
+                part = await self.part(upstream)
+                if not part:
+                    return self.finished
+                self._hold(part)
+                self._decode(part)
+        finally:
+            self._patience.end()  # the next event may be heard by another task
         return self._events.popleft()
 
     def _hold(self, part: bytes) -> None:
@@ -228,7 +243,8 @@ class Call:
     @property
     def finished(self) -> Finished:
         """How it finished, as far as that was heard: a relayed answer is not decoded."""
-        return replace(self._finish, usage=self.tally.usage)
+        finish = self._finish
+        return Finished(self.attempt, finish.reason, finish.stop_reason, self.tally.usage)
 
     async def finish(self) -> None:
         """A complete stream may keep its connection."""
@@ -241,7 +257,7 @@ class Call:
             return
         self.tally.ended = monotonic()
         self.tally.blame = blame
-        self._silence.stop()
+        self._patience.stop()
         if self._reply:
             self._reply.close()
         self._guard.leave(blame)

@@ -8,8 +8,9 @@ answer; unknown fields are passed over here and passed on elsewhere.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import orjson
@@ -26,8 +27,12 @@ OPENAI_STREAMS = frozenset({Surface.CHAT, Surface.COMPLETIONS})
 """Streams that end in `[DONE]` and carry usage in a chunk of its own when asked to."""
 
 _USAGE = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}]|\{[^{}]*\})*\})')
+_DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]")
+"""At the start of a line: a model may well write these words."""
 _LAST_EVENTS = (b'"response.completed"', b'"response.incomplete"', b'"response.failed"')
 _ACCOUNT_FAULTS = (401, 403)
+LONGEST = 300
+"""Characters of a backend's explanation that are told to people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +52,23 @@ def ends_stream(surface: Surface, block: bytes) -> bool:
         return b'"message_stop"' in block
     if surface is Surface.RESPONSES:
         return any(name in block for name in _LAST_EVENTS)
-    return b"data: [DONE]" in block or b"data:[DONE]" in block
+    return b"[DONE]" in block and _DONE.search(block) is not None
 
 
 def usage_in(raw: bytes) -> Usage | None:
-    """The last usage that a body or a block of events states, without decoding the rest of it."""
-    at = raw.rfind(b'"usage"')
-    match = _USAGE.match(raw, at) if at >= 0 else None
-    if match is None:
-        return None
-    try:
-        return usage_of(orjson.loads(match[1]))
-    except orjson.JSONDecodeError:
-        return None
+    """What a body or a block of events says of usage, without decoding the rest of it."""
+    known: Usage | None = None
+    for match in _USAGE.finditer(raw):
+        try:
+            known = merge_usage(known, usage_of(orjson.loads(match[1])))
+        except orjson.JSONDecodeError:
+            continue
+    return known
 
 
 def usage_of(stated: Json) -> Usage:
     """Usage by either family of names: prompt/completion (OpenAI) or input/output (the others)."""
-    details = stated.get("prompt_tokens_details") or stated.get("input_tokens_details") or {}
+    details = _object(stated.get("prompt_tokens_details") or stated.get("input_tokens_details"))
     return Usage(
         prompt=_count(stated, "prompt_tokens", "input_tokens"),
         completion=_count(stated, "completion_tokens", "output_tokens"),
@@ -74,8 +78,8 @@ def usage_of(stated: Json) -> Usage:
 
 def _count(stated: Json, *names: str) -> int:
     for name in names:
-        if isinstance(value := stated.get(name), int):
-            return value
+        if isinstance(value := stated.get(name), int) and value >= 0:
+            return int(value)
     return 0
 
 
@@ -97,68 +101,101 @@ def pieces(surface: Surface, chunk: Json) -> Iterator[Piece]:
     """What one decoded chunk of a stream, or one whole answer, says."""
     match surface:
         case Surface.CHAT | Surface.COMPLETIONS:
-            for choice in chunk.get("choices") or ():
+            for choice in _objects(chunk.get("choices")):
                 yield _choice(choice)
         case Surface.MESSAGES:
-            text = (chunk.get("delta") or {}).get("text") or _joined(chunk.get("content"))
-            reason = chunk.get("stop_reason") or (chunk.get("delta") or {}).get("stop_reason")
-            yield Piece(0, text, (), reason, None)
+            delta = _object(chunk.get("delta"))
+            text = _text(delta.get("text")) or _joined(chunk.get("content"))
+            reason = _text(chunk.get("stop_reason")) or _text(delta.get("stop_reason"))
+            yield Piece(0, text, (), reason or None, None)
         case Surface.RESPONSES:
-            delta = chunk.get("delta") if chunk.get("type") == "response.output_text.delta" else ""
-            whole = "".join(_joined(item.get("content")) for item in chunk.get("output") or ())
-            yield Piece(0, delta or whole, (), chunk.get("status"), None)
+            grows = chunk.get("type") == "response.output_text.delta"
+            text = _text(chunk.get("delta")) if grows else ""
+            whole = "".join(_joined(item.get("content")) for item in _objects(chunk.get("output")))
+            yield Piece(0, text or whole, (), _text(chunk.get("status")) or None, None)
         case _:
             yield Piece(0, "", (), None, None)
 
 
-def _joined(parts: Any) -> str:
-    if not isinstance(parts, list):
-        return ""
-    return "".join(str(p.get("text") or "") for p in parts if isinstance(p, dict))
-
-
 def _choice(choice: Json) -> Piece:
     if "text" in choice:
-        text, tokens = choice["text"] or "", _legacy_tokens(choice.get("logprobs"))
+        text, tokens = _text(choice["text"]), _legacy_tokens(_object(choice.get("logprobs")))
     else:
-        message = choice.get("delta") or choice.get("message") or {}
-        text, tokens = message.get("content") or "", _tokens(choice.get("logprobs"))
-    ids = choice.get("token_ids") or ()
+        message = _object(choice.get("delta") or choice.get("message"))
+        text, tokens = _text(message.get("content")), _tokens(_object(choice.get("logprobs")))
+    ids = [_whole(stated) for stated in _list(choice.get("token_ids"))]
     if len(ids) == len(tokens):
         tokens = [Token(t.text, i, t.logprob, t.top) for t, i in zip(tokens, ids, strict=True)]
     elif not tokens:
         tokens = [Token("", i) for i in ids]
+    stopped = choice.get("stop_reason")
     return Piece(
-        choice.get("index") or 0,
+        _whole(choice.get("index")) or 0,
         text,
         tuple(tokens),
-        choice.get("finish_reason"),
-        choice.get("stop_reason"),
+        _text(choice.get("finish_reason")) or None,
+        stopped if isinstance(stopped, str) else _whole(stopped),
     )
 
 
-def _tokens(logprobs: Json | None) -> Sequence[Token]:
+def _tokens(logprobs: Json) -> Sequence[Token]:
     return [
         Token(
-            text=entry["token"],
-            logprob=entry["logprob"],
-            top=tuple(
-                Alternative(top["token"], top["logprob"]) for top in entry.get("top_logprobs") or ()
+            text=_text(entry.get("token")),
+            logprob=_number(entry.get("logprob")),
+            top=_alternatives(
+                (top.get("token"), top.get("logprob"))
+                for top in _objects(entry.get("top_logprobs"))
             ),
         )
-        for entry in (logprobs or {}).get("content") or ()
+        for entry in _objects(logprobs.get("content"))
     ]
 
 
-def _legacy_tokens(logprobs: Json | None) -> Sequence[Token]:
-    if not logprobs:
-        return []
-    texts, values = logprobs.get("tokens") or [], logprobs.get("token_logprobs") or []
-    tops = logprobs.get("top_logprobs") or [None] * len(texts)
+def _legacy_tokens(logprobs: Json) -> Sequence[Token]:
+    texts, values = _list(logprobs.get("tokens")), _list(logprobs.get("token_logprobs"))
+    tops = _list(logprobs.get("top_logprobs"))
     return [
-        Token(text, None, value, tuple(Alternative(t, v) for t, v in (top or {}).items()))
-        for text, value, top in zip(texts, values, tops, strict=False)
+        Token(_text(text), None, _number(value), _alternatives(_object(top).items()))
+        for text, value, top in zip_longest(texts, values[: len(texts)], tops[: len(texts)])
     ]
+
+
+def _alternatives(stated: Iterable[tuple[Any, Any]]) -> tuple[Alternative, ...]:
+    known = ((_text(text), _number(value)) for text, value in stated)
+    return tuple(Alternative(text, value) for text, value in known if value is not None)
+
+
+def _joined(parts: Any) -> str:
+    return "".join(_text(part.get("text")) for part in _objects(parts))
+
+
+# A backend may send anything. What is not of the kind that its place wants counts as not there;
+# these are the only ways in which a chunk is looked into.
+
+
+def _object(value: Any) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else ()
+
+
+def _objects(value: Any) -> Iterator[Json]:
+    return (item for item in _list(value) if isinstance(item, dict))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 # -------------------------------------------------------------------------------------- errors
@@ -173,9 +210,9 @@ def error_in(chunk: Any) -> Fault | None:
     if not error and not failed:
         return None
     stated = error if isinstance(error, dict) else chunk
-    code = stated.get("code")
-    status = code if isinstance(code, int) and 400 <= code < 600 else 500
-    message = str(stated.get("message") or error or "the backend reported an error")
+    code = _whole(stated.get("code")) or 0
+    status = code if 400 <= code < 600 else 500
+    message = str(stated.get("message") or error or "the backend reported an error")[:LONGEST]
     return fault_of(status, message, orjson.dumps(chunk))
 
 
@@ -184,7 +221,7 @@ def fault_of(status: int, message: str, body: bytes) -> Fault:
 
     429 and 503 are a full backend (vLLM answers 503 when its queue is full): busy. 401 and 403 are
     about the gateway's own key, 408 and 5xx about the backend. Any other 4xx is the client's, and
-    its body travels on untouched.
+    its body travels on untouched, unless it is no JSON object (a proxy's page, say).
     """
     if status in (429, 503):
         return Fault(Blame.BUSY, message, 503, "overloaded", retry_after=1.0)
@@ -193,17 +230,25 @@ def fault_of(status: int, message: str, body: bytes) -> Fault:
             Blame.BACKEND, f"the backend refused the gateway's own key ({status})", 502, "bad_key"
         )
     if 400 <= status < 500 and status != 408:
-        return Fault(Blame.CLIENT, message, status, body=body)
+        stated = body if _is_object(body) else None
+        return Fault(Blame.CLIENT, message, status, body=stated)
     return Fault(Blame.BACKEND, f"the backend answered {status}: {message}", 502, "backend_error")
 
 
+def _is_object(body: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(body), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
 def message_in(body: bytes) -> str:
-    """The human part of an error body, whatever its shape; at most 300 characters."""
+    """The human part of an error body, whatever its shape; at most `LONGEST` characters."""
     try:
         decoded = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return body[:300].decode(errors="replace").strip() or "no explanation"
+        return body[:LONGEST].decode(errors="replace").strip() or "no explanation"
     stated = decoded.get("error", decoded) if isinstance(decoded, dict) else decoded
     if isinstance(stated, dict):
         stated = stated.get("message") or stated.get("detail") or stated
-    return str(stated)[:300]
+    return str(stated)[:LONGEST]

@@ -14,11 +14,12 @@ import asyncio
 import random
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, assert_never
+from typing import Any, Never
 
+from router.alarms import Alarms
 from router.answer import Answer
 from router.budget import RetryBudget
 from router.call import Call, Limits
@@ -28,6 +29,7 @@ from router.faults import Blame, Fault, FaultError
 from router.fleet import Fleet
 from router.ledger import Ledger, Tally
 from router.outgoing import hidden_by, outgoing
+from router.patience import Patience
 from router.pool import Pool
 from router.runtime import Runtime
 from router.steps import (
@@ -84,17 +86,25 @@ class Live:
     waiting: asyncio.Task[Event] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What the requests of a process share: connections, retries, alarms, chance, the time."""
+
+    upstream: Upstream
+    budget: RetryBudget
+    alarms: Alarms
+    rng: random.Random
+    wall: Callable[[], float]
+
+
 @dataclass(slots=True)
 class Drive:
     """One request being driven. Make one, `run` it once."""
 
+    engine: Engine
     runtime: Runtime
     ledger: Ledger
     answer: Answer
-    upstream: Upstream
-    budget: RetryBudget
-    rng: random.Random
-    wall: Callable[[], float]
     _frames: list[Frame] = field(default_factory=list)
     _live: dict[int, Live] = field(default_factory=dict)
     _unplaced: dict[int, Failed] = field(default_factory=dict)
@@ -102,26 +112,29 @@ class Drive:
 
     async def run(self, until: float) -> Ended:
         """Answer the request; `until` is the time (`time.monotonic`) at which it must be over."""
-        self.budget.deposit()
+        self.engine.budget.deposit()
+        left = until - monotonic()
+        deadline = Patience(self.engine.alarms, left)
+        deadline.begin()
         blame: Blame | None = Blame.GONE
         try:
-            answer_by = until - LAST_WORD * (until - monotonic())
-            self._push(Route(self.ledger.policy, self.ledger.request), answer_by)
-            async with asyncio.timeout(until - monotonic()):
-                ended = await self._loop()
-            blame = ended.fault.blame if isinstance(ended, Failed) else None
+            self._push(Route(self.ledger.policy, self.ledger.request), until - LAST_WORD * left)
+            ended = await self._loop()
+            deadline.stop()
+            blame = None  # a call that failed was closed, with its own blame, when it did
             await self._conclude(ended)
             for live in self._live.values():
                 await live.call.finish()
             return ended
         except PolicyError as error:
-            blame = Blame.GATEWAY
-            return await self._give_up(Fault(blame, str(error), 500, "policy_error"))
-        except TimeoutError:
-            blame = Blame.GATEWAY
+            return await self._give_up(Fault(Blame.GATEWAY, str(error), 500, "policy_error"))
+        except asyncio.CancelledError:
+            if not deadline.broke_it():
+                raise
             fault = Fault(Blame.GATEWAY, "the request's deadline has passed", 504, "deadline")
             return await self._give_up(fault)
         finally:
+            deadline.stop()
             self._close_all(blame)
 
     async def _loop(self) -> Ended:
@@ -132,13 +145,11 @@ class Drive:
                 step = frame.steps.send(reply)
             except StopIteration as stop:
                 self._frames.pop()
-                reply = stop.value
+                reply = ended = self._checked(stop.value, frame)
                 if not self._frames:
-                    return self._checked(reply, frame)
+                    return ended
             except Exception:  # noqa: BLE001  # a policy is somebody else's code
-                traceback.print_exc(file=sys.stderr)
-                message = f'the policy "{frame.name}" broke; the gateway\'s log has the details'
-                return self._failed(Fault(Blame.GATEWAY, message, 500, "policy_error"))
+                raise broke(frame.name) from None
             else:
                 reply = await self._perform(step)
 
@@ -155,16 +166,16 @@ class Drive:
             case Note():
                 self.ledger.reason, self.ledger.detail = step.reason, step.detail
             case Close():
-                self._close(step.attempt.number, None)
+                self._drop(step.attempt.number, None)
             case Route():
                 remaining = self._frames[-1].until - monotonic()
                 self._push(step, monotonic() + remaining * step.share)
             case Compute():
-                return await asyncio.to_thread(step.function, *step.arguments)
+                return await self._compute(step)
             case Render():
                 return await self._render(step)
             case _:
-                assert_never(step)
+                self._no_step(step)
         return None
 
     # ------------------------------------------------------------------------ the stack
@@ -175,20 +186,40 @@ class Drive:
             raise PolicyError(f'there is nothing named "{step.target}" to route to')
         if self._fleet is None:
             self._fleet = self.runtime.snapshot()
-        self._frames.append(Frame(step.target, policy.route(step.request, self._fleet), until))
+        try:
+            steps = policy.route(step.request, self._fleet)
+        except Exception:  # noqa: BLE001  # a policy is somebody else's code
+            raise broke(step.target) from None
+        self._frames.append(Frame(step.target, steps, until))
 
-    def _checked(self, ended: Ended, frame: Frame) -> Ended:
+    def _checked(self, ended: Any, frame: Frame) -> Ended:
+        if not isinstance(ended, Finished | Failed):
+            raise PolicyError(f'the policy "{frame.name}" did not say how it ended')
         if isinstance(ended, Finished) and not (self.answer.committed or self.answer.composer):
-            message = f'the policy "{frame.name}" finished without an answer'
-            return self._failed(Fault(Blame.GATEWAY, message, 500, "policy_error"))
+            raise PolicyError(f'the policy "{frame.name}" finished without an answer')
         return ended
+
+    def _no_step(self, step: Never) -> None:
+        name = self._frames[-1].name
+        raise PolicyError(f'the policy "{name}" asked for {step!r}, which is no step')
+
+    async def _compute(self, step: Compute) -> Any:
+        try:
+            return await asyncio.to_thread(step.function, *step.arguments)
+        except Exception:  # noqa: BLE001  # as above: it is the policy's function
+            raise broke(self._frames[-1].name) from None
+
+    def _pool(self, model: str) -> Pool:
+        if pool := self.runtime.pools.get(model):
+            return pool
+        raise PolicyError(f'there is no model named "{model}" to open')
 
     # ------------------------------------------------------------------------- attempts
 
     def _open(self, step: Open) -> Attempt:
-        pool, number = self.runtime.pools[step.model], len(self.ledger.tallies)
+        pool, number = self._pool(step.model), len(self.ledger.tallies)
         served = pool.serves(step.request.surface)
-        backend = pool.pick(step.request.raw, step.avoid, self.rng) if served else None
+        backend = pool.pick(step.request.raw, step.avoid, self.engine.rng) if served else None
         if backend is None:
             fault = self._nowhere(pool, step.avoid) if served else not_served(step)
             attempt = Attempt(-1 - len(self._unplaced), step.model, "")
@@ -198,7 +229,7 @@ class Drive:
         sending = outgoing(step, pool)
         tally = Tally(step.model, backend.name, monotonic(), pool.price, len(sending.body))
         self.ledger.tallies.append(tally)
-        call = Call(attempt, backend, sending, self._limits(step, pool), tally)
+        call = Call(attempt, backend, sending, self._limits(step, pool), tally, self.engine.alarms)
         self._live[number] = Live(call, step.avoid | {backend.name}, hidden_by(step))
         return attempt
 
@@ -232,19 +263,22 @@ class Drive:
         """The call failed: close it, and say whether its pool has another backend to try."""
         attempt = live.call.attempt
         sent = live.call.tally.answer and self.answer.committed
-        self._close(attempt.number, fault.blame)
+        del self._live[attempt.number]
+        live.call.close(fault.blame)
         siblings = self.runtime.pools[attempt.model].candidates(live.avoid)
         spare = (
             fault.elsewhere
             and not sent
             and bool(siblings)
-            and (fault.blame is Blame.BUSY or self.budget.withdraw())
+            and (fault.blame is Blame.BUSY or self.engine.budget.withdraw())
         )
         return Failed(attempt, fault, sent, spare)
 
     # --------------------------------------------------------------------------- waiting
 
     async def _next(self, step: Next) -> Event:
+        if not step.attempts:
+            raise PolicyError("there is no attempt to wait for")
         known = [self._known(attempt) for attempt in step.attempts]
         for live in known:
             if isinstance(live, Failed):
@@ -257,7 +291,7 @@ class Drive:
     async def _hear(self, live: Live) -> Event:
         before = monotonic()
         try:
-            return await live.call.event(self.upstream)
+            return await live.call.event(self.engine.upstream)
         except FaultError as error:
             return self._broke(live, error.fault)
         finally:
@@ -268,7 +302,7 @@ class Drive:
         tasks: dict[asyncio.Task[Event], Live] = {}
         for live in lives:
             if live.waiting is None:
-                live.waiting = asyncio.create_task(live.call.event(self.upstream))
+                live.waiting = asyncio.create_task(live.call.event(self.engine.upstream))
             tasks[live.waiting] = live
         done, _ = await asyncio.wait(tasks, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         self.ledger.waited += monotonic() - before
@@ -288,49 +322,53 @@ class Drive:
             return live
         if live.waiting is not None:
             raise PolicyError("an attempt that is being raced must be heard before it is relayed")
-        call, answer, ledger = live.call, self.answer, self.ledger
+        call, answer = live.call, self.answer
+        if answer.composer or (answer.committed and not call.tally.answer):
+            raise PolicyError("the answer has begun with another attempt: it cannot be relayed")
         call.tally.answer, answer.hidden = True, live.hidden
-        stream, last = ledger.request.stream, 0.0
+        pass_on = answer.pass_on if self.ledger.request.stream else answer.whole
         try:
-            while part := (call.held.popleft() if call.held else await self._part(call)):
-                if not stream:
-                    await answer.whole(part)
-                    continue
-                now = monotonic()
-                if last:
-                    ledger.gaps.append(now - last)
-                last = now
-                await answer.pass_on(part)
+            while call.held:
+                await pass_on(call.held.popleft())
+            await self._relay_rest(call, pass_on)
         except FaultError as error:
             failed = self._broke(live, error.fault)
             call.tally.answer = failed.sent
             return failed
         return call.finished
 
-    async def _part(self, call: Call) -> bytes:
+    async def _relay_rest(self, call: Call, pass_on: Callable[[bytes], Awaitable[None]]) -> None:
+        """The loop that runs once per token, and does as little as it can."""
+        ledger, upstream, last = self.ledger, self.engine.upstream, 0.0
         before = monotonic()
-        try:
-            return await call.part(self.upstream)
-        finally:
-            self.ledger.waited += monotonic() - before
+        while part := await call.part(upstream):
+            now = monotonic()
+            ledger.waited += now - before
+            if last:
+                ledger.gaps.append(now - last)
+            last = now
+            await pass_on(part)
+            before = monotonic()
 
     async def _emit(self, step: Emit) -> None:
         live = self._known(step.attempt)
         if isinstance(live, Failed) or self.ledger.request.surface not in OPENAI_STREAMS:
             raise PolicyError("only an open attempt of a chat or a completion can be emitted from")
+        if self.answer.committed and not self.answer.composer:
+            raise PolicyError("the answer was relayed: nothing can be emitted into it")
         live.call.tally.answer = True
         if self.answer.composer is None:
-            self.answer.composer = Composer(self.ledger.request, int(self.wall()))
+            self.answer.composer = Composer(self.ledger.request, int(self.engine.wall()))
         if part := self.answer.composer.text(step.text):
             await self.answer.pass_on(part)
 
     async def _render(self, step: Render) -> tuple[int, ...] | Failed:
-        pool = self.runtime.pools[step.model]
-        backend = pool.pick(step.request.raw, frozenset(), self.rng)
+        pool = self._pool(step.model)
+        backend = pool.pick(step.request.raw, frozenset(), self.engine.rng)
         if backend is None:
             return Failed(Attempt(-1, step.model, ""), self._nowhere(pool, frozenset()))
         try:
-            return await prompt_ids(self.upstream, backend, pool, step.request)
+            return await prompt_ids(self.engine.upstream, backend, pool, step.request)
         except FaultError as error:
             return Failed(Attempt(-1, step.model, backend.name), error.fault)
 
@@ -344,25 +382,33 @@ class Drive:
             await self.answer.end(ended)
 
     async def _give_up(self, fault: Fault) -> Failed:
-        failed = self._failed(fault)
+        self._close_all(fault.blame)  # first: a client that does not read must not hold a backend
+        failed = Failed(Attempt(-1, "", ""), fault, self.answer.committed)
         await self._conclude(failed)
         return failed
 
-    def _failed(self, fault: Fault) -> Failed:
-        return Failed(Attempt(-1, "", ""), fault, self.answer.committed)
-
-    def _close(self, number: int, blame: Blame | None) -> None:
+    def _drop(self, number: int, blame: Blame | None) -> None:
+        """Close a call that has not failed; `blame` says who ended it early, if it is early."""
         if live := self._live.pop(number, None):
-            if live.waiting:
-                live.waiting.cancel()
-            complete = live.call.complete
-            live.call.close(blame if blame or complete else Blame.GONE)
+            if live.waiting and not live.waiting.cancel():
+                live.waiting.exception()  # looked at, lest asyncio complain that nobody did
+            live.call.close(None if live.call.complete else blame or Blame.GONE)
 
     def _close_all(self, blame: Blame | None) -> None:
-        for frame in reversed(self._frames):
-            frame.steps.close()
         for number in list(self._live):
-            self._close(number, blame)
+            self._drop(number, blame)
+        while self._frames:
+            frame = self._frames.pop()
+            try:
+                frame.steps.close()
+            except Exception:  # noqa: BLE001  # as above; there is nobody left to tell
+                traceback.print_exc(file=sys.stderr)
+
+
+def broke(policy: str) -> PolicyError:
+    """The policy, or a function of its own, raised what is being handled now: shown on stderr."""
+    traceback.print_exc(file=sys.stderr)
+    return PolicyError(f'the policy "{policy}" broke; the gateway\'s log has the details')
 
 
 def not_served(step: Open) -> Fault:

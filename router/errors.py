@@ -46,4 +46,5 @@ def body_of(fault: Fault, surface: Surface | None = None) -> bytes:
 def event_of(body: bytes, ledger: Ledger) -> bytes:
     """An error inside a stream that has begun; nothing follows it, least of all `[DONE]`."""
     named = ledger.request.surface in (Surface.MESSAGES, Surface.RESPONSES)
-    return sse.event(body.replace(b"\n", b" "), "error" if named else "")
+    line = body.replace(b"\r", b" ").replace(b"\n", b" ")
+    return sse.event(line, "error" if named else "")

@@ -41,6 +41,11 @@ class Tally:
     ended: float | None = None
     blame: Blame | None = None
 
+    @property
+    def cost(self) -> float:
+        """USD, as far as the backend has stated what it did."""
+        return 0.0 if self.usage is None else cost(self.usage, self.price)
+
     def told(self, now: float) -> AttemptEnded:
         """The attempt as listeners see it."""
         usage = self.usage
@@ -84,6 +89,11 @@ class Ledger:
         """All attempts as they stand."""
         return tuple(tally.told(now) for tally in self.tallies)
 
+    @property
+    def spent(self) -> float:
+        """USD for everything that was run so far, unused drafts included."""
+        return sum(tally.cost for tally in self.tallies)
+
     def baseline_cost(self, attempts: Sequence[AttemptEnded]) -> float:
         """USD that the same answer would have cost on the baseline model alone."""
         return baseline(attempts, self.baseline)
@@ -126,11 +136,6 @@ class Ledger:
             seconds=now - self.began,
             upstream=self.waited,
             gaps=tuple(self.gaps),
-            cost=spent(attempts),
+            cost=sum(attempt.cost for attempt in attempts),
             baseline=self.baseline_cost(attempts),
         )
-
-
-def spent(attempts: Sequence[AttemptEnded]) -> float:
-    """USD for everything that was run, unused drafts included."""
-    return sum(attempt.cost for attempt in attempts)

@@ -7,6 +7,7 @@ always asked for in a stream, since costs are counted whether or not the client 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from router.call import Outgoing
@@ -21,6 +22,9 @@ ANSWERED_IN = {
     "return_token_ids": "token_ids",
 }
 """Fields of a request that make a field appear in each choice of its answer."""
+
+
+NOTHING: frozenset[str] = frozenset()
 
 
 def outgoing(step: Open, pool: Pool) -> Outgoing:
@@ -50,7 +54,15 @@ def headers(request: Request, pool: Pool) -> dict[str, str]:
 
 def hidden_by(step: Open) -> frozenset[str]:
     """The fields of the answer's choices that are there only because `step` asked for them."""
+    if not step.changes:
+        return NOTHING
     asked = step.request.body
-    return frozenset(
-        ANSWERED_IN[name] for name in step.changes if name in ANSWERED_IN and not asked.get(name)
-    )
+    return frozenset(_shown_by(step.changes)) - frozenset(_shown_by(asked))
+
+
+def _shown_by(body: Mapping[str, Any]) -> Iterator[str]:
+    """What these fields make appear; 0 alternatives still ask for the token's own probability."""
+    for name, field in ANSWERED_IN.items():
+        value = body.get(name)
+        if value is not None and value is not False:
+            yield field

@@ -27,6 +27,8 @@ REMEMBERED = 20_000
 """Prefix blocks remembered per pool (about 3 MB)."""
 HELD = 0.4
 """Factor on the score of a backend that holds the whole prefix: worth about 1.5 more in flight."""
+UNKNOWN = Abilities()
+"""Of a pool that nobody has probed yet."""
 UNKNOWN_LATENCY = 0.001
 """Seconds assumed before the first answer: small, so that a new backend is tried soon."""
 
@@ -122,7 +124,10 @@ class Pool:
     @property
     def abilities(self) -> Abilities:
         """Those of the first backend that has been probed: a pool's backends serve one model."""
-        return next((b.abilities for b in self.backends if b.probed), Abilities())
+        for backend in self.backends:
+            if backend.probed:
+                return backend.abilities
+        return UNKNOWN
 
 
 def score(backend: Backend, held: float) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from time import monotonic
 from types import MappingProxyType
 from typing import cast
 
@@ -19,8 +20,28 @@ from router.fleet import Fleet
 from router.pool import Pool
 from router.steps import Policy
 
+FRESH = 0.01
+"""Seconds: no health or load that a policy weighs changes its meaning faster."""
 MODEL = "direct"
 """The kind of policy that a model's own name stands for: `table[MODEL](model=NAME)`."""
+
+
+class Camera:
+    """Takes pictures of a fleet, at most one every `FRESH` seconds: many requests share one."""
+
+    __slots__ = ("_picture", "_taken")
+
+    def __init__(self) -> None:
+        self._picture = Fleet({})
+        self._taken = 0.0
+
+    def picture(self, pools: Mapping[str, Pool]) -> Fleet:
+        """How these pools are doing."""
+        now = monotonic()
+        if now - self._taken > FRESH:
+            self._picture = Fleet({name: pool.view() for name, pool in pools.items()})
+            self._taken = now
+        return self._picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +56,15 @@ class Runtime:
     pools: Mapping[str, Pool]
     default: str
     baseline: str
+    _camera: Camera
 
     def target(self, name: str) -> Policy | None:
         """The policy that answers requests for `name`, which may be a model; None if unknown."""
         return self.targets.get(name)
 
     def snapshot(self) -> Fleet:
-        """A picture of the fleet at this moment."""
-        return Fleet({name: pool.view() for name, pool in self.pools.items()})
+        """A picture of the fleet, taken within the last `FRESH` seconds."""
+        return self._camera.picture(self.pools)
 
 
 def build(
@@ -75,6 +97,7 @@ def build(
         pools=MappingProxyType(pools),
         default=document.default,
         baseline=document.baseline,
+        _camera=Camera(),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 _MARK = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\],:]')
+_STRING_VALUE = re.compile(rb'\s*:\s*("[^"\\]*")')
 _OPENING, _CLOSING = b"{[", b"}]"
 SPACE = 32
 """JSON's white space is the space and three control characters below it."""
@@ -56,10 +57,11 @@ def splice(raw: bytes, body: Mapping[str, Any], changes: Mapping[str, Any]) -> b
     front = b"".join(
         b'"%s":%s,' % (key.encode(), value) for key, value in encoded.items() if key not in body
     )
-    spans = [
-        (start, end, encoded[key])
-        for key, start, end in _wanted(raw, {key for key in encoded if key in body})
-    ]
+    present = {key for key in encoded if key in body}
+    if len(present) == 1 and (only := _only(raw, *present)):
+        spans = [(*only, encoded[present.pop()])]
+    else:
+        spans = [(start, end, encoded[key]) for key, start, end in _wanted(raw, present)]
     opening = raw.index(b"{") + 1
     if not body:
         front = front[:-1]
@@ -68,6 +70,20 @@ def splice(raw: bytes, body: Mapping[str, Any], changes: Mapping[str, Any]) -> b
         pieces += [raw[at:start], value]
         at = end
     return b"".join([*pieces, raw[at:]])
+
+
+def _only(raw: bytes, key: str) -> tuple[int, int] | None:
+    """Where the string value of `key` stands if that can be told at a glance, as it usually can.
+
+    A top-level key that was decoded stands in `raw` as it is unless it is written with escapes; so
+    if there are none and the quoted name stands there once, it is this key.
+    """
+    quoted = b'"%s"' % key.encode()
+    at = raw.find(quoted)
+    if at < 0 or raw.find(quoted, at + 1) >= 0 or b"\\u" in raw:
+        return None
+    value = _STRING_VALUE.match(raw, at + len(quoted))
+    return value.span(1) if value else None
 
 
 def _wanted(raw: bytes, keys: set[str]) -> Iterator[tuple[str, int, int]]:

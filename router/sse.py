@@ -32,7 +32,13 @@ class Cutter:
         self._tail = bytearray()
 
     def feed(self, data: bytes) -> bytes:
-        """All events that are complete now, as they came; empty if there is none yet."""
+        """All events that are complete now, as they came; empty if there is none yet.
+
+        No bytes at all mean that the stream has ended: `EOFError`. `EventTooLargeError` if what is
+        held outgrows the limit.
+        """
+        if not data:
+            raise EOFError
         if not self._tail and data.endswith(b"\n\n"):
             return data
         search_from = max(len(self._tail) - _LONGEST_BOUNDARY, 0)

@@ -9,7 +9,7 @@ import orjson
 
 from router.backend import Backend
 from router.dialect import fault_of, message_in
-from router.faults import FaultError
+from router.faults import Blame, FaultError
 from router.outgoing import headers
 from router.pool import Pool
 from router.steps import Request
@@ -30,17 +30,33 @@ async def prompt_ids(
         **{name: request.body[name] for name in RENDERED if name in request.body},
     }
     guard = backend.enter()
+    blame: Blame | None = Blame.GONE
     try:
         reply = await upstream.send(
             backend.url, "/tokenize", orjson.dumps(asked), headers(request, pool)
         )
-        body = await reply.read_whole(LONGEST)
-        reply.close()
+        try:
+            body = await reply.read_whole(LONGEST)
+        finally:
+            reply.close()
+        ids = _ids(reply.status, body)
+    except FaultError as error:
+        blame = error.fault.blame
+        raise
+    else:
+        blame = None
+        return ids
     finally:
-        guard.leave(None)
-    if reply.status != 200:
-        raise FaultError(fault_of(reply.status, message_in(body), body))
+        guard.leave(blame)
+
+
+def _ids(status: int, body: bytes) -> tuple[int, ...]:
+    if status != 200:
+        raise FaultError(fault_of(status, message_in(body), body))
     try:
-        return tuple(orjson.loads(body)["tokens"])
+        ids = orjson.loads(body)["tokens"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        raise broken("the backend's /tokenize does not answer with tokens", "bad_json") from None
+        ids = None
+    if isinstance(ids, list) and all(isinstance(number, int) for number in ids):
+        return tuple(ids)
+    raise broken("the backend's /tokenize does not answer with tokens", "bad_json")

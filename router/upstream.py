@@ -9,7 +9,7 @@ only the time to connect is kept here, because nobody else sees the connection.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import aiohttp
 from yarl import URL
@@ -27,36 +27,46 @@ FINISH = 0.05
 """Seconds to wait for the end of a stream that has said that it is done, to keep its connection."""
 
 
+READ_ERRORS = (aiohttp.ClientError,)
+"""What `Reply.read` may raise; `broken_off` says what that means."""
+
+
+def broken_off(error: Exception) -> FaultError:
+    """The fault of a connection that broke while its answer was read."""
+    return broken(f"the connection broke during the answer: {error}", "broken")
+
+
 def broken(message: str, code: str = "backend_error") -> FaultError:
     """A backend's failure below the level of HTTP statuses."""
     return FaultError(Fault(Blame.BACKEND, message, 502, code))
 
 
 class Reply:
-    """A backend's answer, its body still to be read. `close` is idempotent and never waits."""
+    """A backend's answer, its body still to be read. `close` is idempotent and never waits.
 
-    __slots__ = ("_response", "kind", "status")
+    `read` gives whatever has arrived, at once, and nothing at the end; it is the library's own
+    bound method, since it is called once per token, and so raises `READ_ERRORS`.
+    """
+
+    __slots__ = ("_response", "kind", "read", "status")
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
         self.status = response.status
         self.kind = response.content_type
-
-    async def read(self) -> bytes:
-        """Whatever has arrived, at once; empty at the end."""
-        try:
-            return await self._response.content.readany()
-        except aiohttp.ClientError as error:
-            raise broken(f"the connection broke during the answer: {error}", "broken") from error
+        self.read: Callable[[], Awaitable[bytes]] = response.content.readany
 
     async def read_whole(self, limit: int) -> bytes:
         """The whole body; a `FaultError` if it is longer than `limit` bytes."""
         parts, size = [], 0
-        while part := await self.read():
-            size += len(part)
-            if size > limit:
-                raise broken(f"the answer is longer than {limit} bytes", "answer_too_large")
-            parts.append(part)
+        try:
+            while part := await self.read():
+                size += len(part)
+                if size > limit:
+                    raise broken(f"the answer is longer than {limit} bytes", "answer_too_large")
+                parts.append(part)
+        except READ_ERRORS as error:
+            raise broken_off(error) from error
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def finish(self) -> None:

@@ -20,7 +20,7 @@ from app.bench.overhead import Options
 from app.bench.processes import Cores, Running, cores, free_port, module, running
 from app.bench.throughput import REQUESTS, STREAMS, Rates, Subject, measure
 
-__all__ = ["compare"]
+__all__ = ["backend_process", "compare"]
 
 CHUNKS = 64
 """Events of a stream, the issue's figure: a short answer."""
@@ -75,7 +75,7 @@ def _steps(options: Options) -> int:
 def _under_load(options: Options, folder: Path, pinned: Cores, step: Step) -> list[Figure]:
     """Everything that needs a running gateway."""
     with ExitStack() as stack:
-        backend = stack.enter_context(_backend(pinned, INTERVAL_MS))
+        backend = stack.enter_context(backend_process(pinned))
         tandem = stack.enter_context(gateway.started(backend.port, folder, pinned.subject))
         alone = Subject("backend alone", backend)
         bare = Subject("bare relay", stack.enter_context(_relay(backend, pinned)))
@@ -90,14 +90,15 @@ def _under_load(options: Options, folder: Path, pinned: Cores, step: Step) -> li
         figures += latency.measure((alone, bare, ours), half, turns, pinned.load, step)
         figures += swaps.measure(tandem, backend.port, options.swaps, pinned.load, step)
     with ExitStack() as stack:
-        slow = stack.enter_context(_backend(pinned, memory.INTERVAL_MS))
+        slow = stack.enter_context(backend_process(pinned, memory.INTERVAL_MS))
         tandem = stack.enter_context(gateway.started(slow.port, folder, pinned.subject))
         figures += memory.measure(tandem, ROUNDS, pinned.load, step)
     return figures
 
 
 @contextmanager
-def _backend(pinned: Cores, interval_ms: int) -> Iterator[Running]:
+def backend_process(pinned: Cores, interval_ms: int = INTERVAL_MS) -> Iterator[Running]:
+    """The mock backend, with `interval_ms` between two events of a stream."""
     port = free_port()
     command = module("app.bench.upstream", port, CHUNKS, interval_ms)
     with running(command, port, cpu=pinned.upstream) as process:

@@ -22,10 +22,11 @@ from app.bench.figures import Figure, Target, summary
 from app.bench.processes import BenchError
 from app.bench.upstream import MODEL
 from policies import TABLE
+from router.alarms import Alarms
 from router.answer import Answer, Head
 from router.budget import RetryBudget
 from router.config import Form, parse
-from router.engine import Drive
+from router.engine import Drive, Engine
 from router.fleet import Fleet
 from router.ledger import Ledger
 from router.runtime import Runtime, build
@@ -158,7 +159,7 @@ def _cpu_seconds(runtime: Runtime, events: int) -> float:
 
 async def _drive_all(runtime: Runtime, events: int) -> float:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "?"}], "stream": True}
-    request = read_request(Surface.CHAT, json.dumps(body).encode(), {}, None)
+    request = read_request(Surface.CHAT, json.dumps(body).encode(), {}, None, random.Random(0))
     upstream = cast("Upstream", _Backend(events))
     before = time.process_time()
     for _ in range(REQUESTS):
@@ -178,7 +179,8 @@ async def _drive(runtime: Runtime, request: Request, upstream: Upstream) -> None
     )
     answer = Answer(ledger, _Sink())
     budget = RetryBudget(0.0, 0.0, time.monotonic)
-    drive = Drive(runtime, ledger, answer, upstream, budget, random.Random(0), time.time)
+    engine = Engine(upstream, budget, Alarms(), random.Random(0), time.time)
+    drive = Drive(engine, runtime, ledger, answer)
     ended = await drive.run(now + 60.0)
     if isinstance(ended, Failed):
         raise BenchError(f"the engine could not answer: {ended.fault.message}")

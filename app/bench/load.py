@@ -32,6 +32,8 @@ PROMPT_BYTES = 1024
 END = b"\r\n0\r\n\r\n"
 """How a chunked body ends: the last line of data and the empty chunk."""
 
+GOOD = b"HTTP/1.1 200"
+
 REPLACE_SECONDS = 0.05
 """Pause before a lost connection is replaced: a dead server must not become a busy loop."""
 
@@ -62,7 +64,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came back within `seconds`: whole answers, streamed events, latencies in ms."""
+    """What came back within `seconds`: whole answers, streamed events, latencies in ms.
+
+    `complaint` is the beginning of the first answer that was not a 200.
+    """
 
     answers: int
     chunks: int
@@ -71,16 +76,7 @@ class Result:
     p50: float
     p99: float
     marks: dict[str, int]
-
-    @property
-    def answers_per_second(self) -> float:
-        """Whole answers (or whole streams) per second."""
-        return self.answers / self.seconds
-
-    @property
-    def chunks_per_second(self) -> float:
-        """Streamed events per second, those of unfinished streams included."""
-        return self.chunks / self.seconds
+    complaint: str
 
 
 def request_bytes(plan: Plan) -> bytes:
@@ -116,6 +112,7 @@ class _Load:
         self.chunks = 0
         self.errors = 0
         self.running = True
+        self.complaint = ""
         self._idle: deque[_Connection] = deque()
         self._due: deque[float] = deque()
         self._replacements: set[asyncio.Task[None]] = set()
@@ -188,6 +185,7 @@ class _Load:
             p50=1e3 * ordered[len(ordered) // 2],
             p99=1e3 * ordered[int(len(ordered) * 0.99)],
             marks=dict(self.marks),
+            complaint=self.complaint,
         )
 
     async def _until_told_or_over(self) -> None:
@@ -233,7 +231,7 @@ class _Connection(asyncio.Protocol):
                 return
             data, self._head = self._head[end + 4 :], self._head[:end]
             self._begin()
-        if self._load.plan.collect:
+        if self._load.plan.collect or not self._head.startswith(GOOD):
             self._body += data
         if self._chunked:
             self._load.chunks += data.count(b"data: {")
@@ -254,10 +252,11 @@ class _Connection(asyncio.Protocol):
     def _complete(self) -> None:
         load = self._load
         self._busy = False
-        if self._head.startswith(b"HTTP/1.1 200"):
+        if self._head.startswith(GOOD):
             load.latencies.append(perf_counter() - self._since)
         else:
             load.errors += 1
+            load.complaint = load.complaint or f"{self._head!r} {bytes(self._body[:300])!r}"
         if load.plan.collect:
             revision = _REVISION.search(self._head)
             marks = sorted({mark.decode() for mark in _MARK.findall(bytes(self._body))})

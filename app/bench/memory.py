@@ -17,8 +17,11 @@ from app.bench.processes import BenchError, finish, loading
 __all__ = ["INTERVAL_MS", "STREAMS", "measure"]
 
 STREAMS = 1000
-INTERVAL_MS = 100
-"""Between two events: ten tokens a second and stream, a slow large model."""
+INTERVAL_MS = 200
+"""Between two events: five tokens a second and stream, so that none ends while it is watched."""
+
+IN_FLIGHT = "tandem_in_flight"
+"""The gauge of calls to backends, as the gateway itself counts them."""
 
 WATCHED_SECONDS = 4.0
 """How long the memory is watched, once all streams run."""
@@ -41,13 +44,13 @@ def measure(
     idle = _resident(tandem)
     plan = Plan(tandem.process.port, STREAMS, WATCHED_SECONDS, stream=True, warmup=3.0, key=KEY)
     for _ in range(rounds):
-        peak = 0.0
+        peak = busy = 0.0
         with loading(plan, cpu) as process:
             end = time.monotonic() + WATCHED_SECONDS - EVERY
             while time.monotonic() < end:
                 peak = max(peak, _resident(tandem))
+                busy = max(busy, tandem.metric(IN_FLIGHT))
                 time.sleep(EVERY)
-            busy = tandem.metric("tandem_in_flight")
             result = finish(process)
         if result.errors or busy < STREAMS:
             raise BenchError(
@@ -71,6 +74,6 @@ def _resident(tandem: Gateway) -> float:
 
 def _in_flight_at_last(tandem: Gateway) -> float:
     deadline = time.monotonic() + RELEASE_SECONDS
-    while (busy := tandem.metric("tandem_in_flight")) and time.monotonic() < deadline:
+    while (busy := tandem.metric(IN_FLIGHT)) and time.monotonic() < deadline:
         time.sleep(EVERY)
     return busy

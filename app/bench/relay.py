@@ -33,6 +33,7 @@ class Relay:
         self._session: aiohttp.ClientSession | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass one request on and its answer back."""
         session = self._session = self._session or open_session()
         body = await whole_body(receive)
         headers = {"Content-Type": "application/json"}

@@ -84,7 +84,8 @@ def measure(
         if loaded.result.errors:
             raise BenchError(
                 f"{subject.name} failed {loaded.result.errors} of {case.name}; figures of a proxy "
-                f"that refuses its load mean nothing. Its output: {subject.process.log_tail()}"
+                f"that refuses its load mean nothing. It said: {loaded.result.complaint}\n"
+                f"The end of its output:\n{subject.process.log_tail()}"
             )
         rates.setdefault((subject.name, case.name), Rates()).add(case, loaded)
         step(f"{subject.name}: {case.name}")

@@ -15,6 +15,7 @@ import deploy.pair
 from deploy.pair.problems import (
     BEST_GRADE,
     GRADE_0_9,
+    GRADE_LINES,
     GRADE_YES_NO,
     REPORT_SEED_FROM,
     TRAIN_SEEDS,
@@ -23,6 +24,7 @@ from deploy.pair.problems import (
     answer_of,
     gradings,
     is_correct,
+    line_checks,
     part_of,
     problems,
 )
@@ -151,6 +153,15 @@ def test_first_lines_of_a_right_solution_are_right() -> None:
             assert grading.problem.solution.split("\n")[: len(begun)] == begun
 
 
+def test_line_checks_say_no_once_where_the_slip_is() -> None:
+    for check in line_checks(SEEDS[0], 400):
+        verdicts = check.reply.split(" ")
+        assert check.request == GRADE_LINES
+        assert len(verdicts) == len(check.proposed.split("\n"))
+        assert verdicts.count("no") == (0 if check.right else 1)
+        assert check.right == is_correct(check.proposed, check.problem)
+
+
 def test_solutions_have_40_to_150_tokens() -> None:
     tokenizers = pytest.importorskip("tokenizers")
     shipped = Path(deploy.pair.__file__).parent / "models" / "small" / "tokenizer.json"
@@ -158,3 +169,11 @@ def test_solutions_have_40_to_150_tokens() -> None:
     for seed in SEEDS:
         for problem in sample(seed):
             assert 40 <= len(tokenizer.encode(problem.solution).ids) <= 150
+
+
+def test_a_grade_is_one_token() -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    shipped = Path(deploy.pair.__file__).parent / "models" / "large" / "tokenizer.json"
+    tokenizer = tokenizers.Tokenizer.from_file(str(shipped))
+    for grade in ("yes", "no", *map(str, range(BEST_GRADE + 1))):
+        assert len(tokenizer.encode(grade).ids) == 1

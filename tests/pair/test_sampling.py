@@ -54,15 +54,15 @@ def test_barred_ids_are_not_drawn() -> None:
 
 
 def test_penalties_count_what_was_drawn_and_repetition_also_the_prompt() -> None:
-    def greedy(prompt: tuple[int, ...] = (), **penalty: float) -> list[int]:
-        sampler = Sampler(Sampling(temperature=0, **penalty), prompt, 4)  # type: ignore[arg-type]
+    def greedy(sampling: Sampling, prompt: tuple[int, ...] = ()) -> list[int]:
+        sampler = Sampler(replace(sampling, temperature=0), prompt, 4)
         return [sampler.pick(LOGITS) for _ in range(3)]
 
-    assert greedy() == [0, 0, 0]
-    assert greedy(frequency_penalty=2.0) == [0, 1, 2]
-    assert greedy(presence_penalty=1.0) == [0, 1, 0]
-    assert greedy(prompt=(0,), presence_penalty=1.0) == [0, 1, 0]
-    assert greedy(prompt=(0,), repetition_penalty=2.0)[0] == 1
+    assert greedy(Sampling()) == [0, 0, 0]
+    assert greedy(Sampling(frequency_penalty=2.0)) == [0, 1, 2]
+    assert greedy(Sampling(presence_penalty=1.0)) == [0, 1, 0]
+    assert greedy(Sampling(presence_penalty=1.0), prompt=(0,)) == [0, 1, 0]
+    assert greedy(Sampling(repetition_penalty=2.0), prompt=(0,))[0] == 1
 
 
 @settings(deadline=None)  # a busy machine is no error

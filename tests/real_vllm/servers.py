@@ -124,8 +124,7 @@ def vllm(python: Path, model: Path, logs: Path) -> Iterator[Server]:
     """A vLLM that serves the folder `model` under its name; it may not listen yet (`await_vllm`).
 
     Notes on the options: float32 since these CPUs may lack fast bfloat16 and tests compare answers;
-    no graphs, which take longer to make than they save here; no free whitespace in guided JSON,
-    since a model this small writes nothing else.
+    no graphs, which take longer to make than they save here.
     """
     port = free_port()
     options = {
@@ -136,7 +135,6 @@ def vllm(python: Path, model: Path, logs: Path) -> Iterator[Server]:
         "--dtype": "float32",
         "--max-model-len": str(CONTEXT),
         "--tool-call-parser": "hermes",
-        "--structured-outputs-config": '{"disable_any_whitespace": true}',
     }
     flags = ["--enforce-eager", "--enable-auto-tool-choice"]
     command: list[str | Path] = [
@@ -187,13 +185,8 @@ def gateway(config: dict[str, object], folder: Path) -> Iterator[Gateway]:
     """The gateway with this configuration, once it listens."""
     file, log = folder / "gateway.yaml", folder / "gateway.log"
     file.write_text(yaml.safe_dump(config, sort_keys=False))
-    command: list[str | Path] = [
-        Path(sys.executable).with_name("tandem"),
-        "serve",
-        "--config",
-        file,
-    ]
-    with started(command, log) as process:
+    tandem = Path(sys.executable).with_name("tandem")
+    with started([tandem, "serve", "--config", file], log) as process:
 
         def addresses() -> re.Match[str] | None:
             _alive(process, log)

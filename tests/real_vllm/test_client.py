@@ -21,10 +21,12 @@ WEATHER: ChatCompletionToolParam = {
     "type": "function",
     "function": {
         "name": "weather",
+        "strict": True,
         "parameters": {
             "type": "object",
             "properties": {"town": {"type": "string", "enum": ["Rome", "Oslo"]}},
             "required": ["town"],
+            "additionalProperties": False,
         },
     },
 }
@@ -73,13 +75,13 @@ def test_logprobs_and_choices(api: openai.OpenAI) -> None:
         assert all(len(token.top_logprobs) == 3 for token in choice.logprobs.content or [])
 
 
-def test_forced_tool(api: openai.OpenAI) -> None:
+def test_forced_tool(api: openai.OpenAI, terse: dict[str, int]) -> None:
     chat = api.chat.completions.create(
         model="small",
         messages=MESSAGES,
         tools=[WEATHER],
         tool_choice={"type": "function", "function": {"name": "weather"}},
-        max_tokens=64,
+        logit_bias=terse,
         temperature=0,
     )
     calls = chat.choices[0].message.tool_calls
@@ -89,9 +91,9 @@ def test_forced_tool(api: openai.OpenAI) -> None:
     assert json.loads(calls[0].function.arguments)["town"] in ("Rome", "Oslo")
 
 
-def test_guided_answer(api: openai.OpenAI) -> None:
+def test_guided_answer(api: openai.OpenAI, terse: dict[str, int]) -> None:
     chat = api.chat.completions.parse(
-        model="small", messages=MESSAGES, response_format=Verdict, max_tokens=32, temperature=0
+        model="small", messages=MESSAGES, response_format=Verdict, logit_bias=terse, temperature=0
     )
     assert isinstance(chat.choices[0].message.parsed, Verdict)
 

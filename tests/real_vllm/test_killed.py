@@ -31,7 +31,7 @@ def test_killed(tandem: Gateway, small: Server, http: httpx.Client) -> None:
             lines = answer.iter_lines()
             first = next(line for line in lines if line.startswith("data: "))
             asked = [
-                pool.submit(client.post, "/v1/chat/completions", json=LONG | {"max_tokens": 2000})
+                pool.submit(client.post, "/v1/chat/completions", json=LONG | {"max_tokens": 1000})
                 for _ in range(WAITING)
             ]
             eventually(

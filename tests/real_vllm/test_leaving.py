@@ -5,6 +5,7 @@ The client is a bare HTTP connection: it is the one that can hang up at any mome
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 
@@ -45,13 +46,13 @@ def test_leaving(
 ) -> None:
     server = vllms[at_work]
     before = finished(server)
-    client = http.client.HTTPConnection(tandem.url.removeprefix("http://"), timeout=30)
     body = json.dumps(LONG | {"model": target, "stream": stream})
-    client.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
-    eventually(lambda: running(server) == 1, 30, f"the {at_work} model is at work")
-    if heard:
-        with client.getresponse() as answer:
-            assert answer.readline().startswith(b"data: ")
-    client.close()
+    address = tandem.url.removeprefix("http://")
+    with contextlib.closing(http.client.HTTPConnection(address, timeout=30)) as client:
+        client.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+        eventually(lambda: running(server) == 1, 30, f"the {at_work} model is at work")
+        if heard:
+            with client.getresponse() as answer:
+                assert answer.readline().startswith(b"data: ")
     eventually(lambda: running(server) == 0, SECONDS, "vLLM stops working for a client that left")
     assert finished(server) == before

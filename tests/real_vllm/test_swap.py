@@ -19,11 +19,11 @@ BODY: Json = {
     "model": "turned",
     "messages": [{"role": "user", "content": "There are 5 boxes with 8 pens each. How many pens?"}],
     "temperature": 0,
-    "max_tokens": 24,
+    "max_tokens": 16,
     "stream": True,
 }
 CLIENTS = 4
-SWAPS = 60
+SWAPS = 40
 
 
 @dataclass(frozen=True, slots=True)
