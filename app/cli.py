@@ -10,6 +10,11 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001
+    """What `add_subparsers` gives; argparse has no public name for it."""
 
 DESCRIPTION = "An OpenAI-compatible gateway that lets a small and a large model share the work."
 
@@ -43,11 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     check = _command(commands, "check", "check a config without running it", _check)
     check.add_argument("file", type=Path, metavar="FILE")
     check.add_argument("--json", action="store_true", help="the verdict as JSON")
-    keys = _command(commands, "key", "make an API key and its entry for the keys file", _key)
-    keys.add_argument("name", metavar="NAME", help="what logs and metrics call the key")
-    bench = commands.add_parser("bench", help="measure", description="Measure.")
-    bench.set_defaults(command=_helping(bench))
-    benches = bench.add_subparsers(title="benchmarks", metavar="BENCHMARK")
+    keys = _group(commands, "keys", "make API keys")
+    new = _command(keys, "new", "make a key and its entry for the keys file", _new_key)
+    new.add_argument("name", metavar="NAME", help="what the log calls the key")
+    benches = _group(commands, "bench", "measure the gateway, or policies on the embedded pair")
     overhead.add_arguments(
         _command(benches, "overhead", "what the gateway itself costs", overhead.main)
     )
@@ -57,8 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _group(commands: Commands, name: str, about: str) -> Commands:
+    parser = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
+    parser.set_defaults(command=_helping(parser))
+    return parser.add_subparsers(title="commands", metavar="COMMAND")
+
+
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: Commands,
     name: str,
     about: str,
     run: Callable[[argparse.Namespace], int],
@@ -91,7 +101,7 @@ def _check(options: argparse.Namespace) -> int:
     return check(options.file, as_json=options.json)
 
 
-def _key(options: argparse.Namespace) -> int:
+def _new_key(options: argparse.Namespace) -> int:
     from app.keys import new_key
 
     secret, entry = new_key(options.name)

@@ -30,6 +30,8 @@ from router.steps import (
     TargetName,
 )
 
+DRAFTED = frozenset({Surface.CHAT, Surface.COMPLETIONS, Surface.RESPONSES, Surface.MESSAGES})
+"""Surfaces whose answers are text. Vectors and scores of two models must not even be mixed."""
 QUESTION = "{question}"
 DRAFT = "{draft}"
 GRADE_PROMPT = f"{QUESTION}\n\nSolution:\n{DRAFT}\n\nIs this solution right? Say only yes or no."
@@ -58,7 +60,12 @@ class Grade:
 class Cascade:
     """Small first, large if the draft fails a check."""
 
-    reasons: ClassVar[tuple[str, ...]] = ("draft_accepted", "draft_rejected", "draft_failed")
+    reasons: ClassVar[tuple[str, ...]] = (
+        "draft_accepted",
+        "draft_rejected",
+        "draft_failed",
+        "no_draft",
+    )
 
     small: ModelName
     """The model that drafts."""
@@ -92,6 +99,9 @@ class Cascade:
 
     def route(self, request: Request, fleet: Fleet) -> Steps:
         """Relay the draft, or the large model's answer."""
+        if request.surface not in DRAFTED:
+            yield from note("no_draft", f"{request.surface.value} answers hold no text to check")
+            return (yield from route(self.large, request))
         changes = UNCHANGED if self.mean_logprob is None else _asking_logprobs(request)
         drafted = yield from draft(self.small, request, changes)
         if isinstance(drafted, Failed):

@@ -38,6 +38,12 @@ class PeakEwma:
         self.value = max(seconds, average) if self.value else seconds
         self._at = now
 
+    def at(self, now: float) -> float:
+        """What is left of the estimate: one that nobody renews fades, lest a single slow answer
+        keep a backend without calls, and so without a better answer, for good.
+        """
+        return self.value * math.exp(-max(now - self._at, 0.0) / DECAY)
+
 
 class Guard:
     """One call in flight. `leave` is called once, by whoever ends the call."""
@@ -91,6 +97,11 @@ class Backend:
     def ready(self) -> bool:
         """Whether a call may be sent to it now."""
         return self.healthy and self._breaker.allows(self._clock())
+
+    @property
+    def expected(self) -> float:
+        """The time to first byte to expect of it now, in seconds; 0 if nothing is known."""
+        return self.latency.at(self._clock())
 
     def enter(self) -> Guard:
         """Count one call in."""

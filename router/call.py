@@ -218,6 +218,7 @@ class Call:
                     f"the draft is longer than limits.hold_mb ({self._limits.hold} bytes)",
                     500,
                     "draft_too_large",
+                    other_model=True,
                 )
             )
         self.held.append(part)

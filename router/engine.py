@@ -414,4 +414,4 @@ def broke(policy: str) -> PolicyError:
 def not_served(step: Open) -> Fault:
     """The fault of asking a model for an API that its backends do not have."""
     message = f'the model "{step.model}" does not serve /v1/{step.request.surface.value}'
-    return Fault(Blame.CLIENT, message, 404, "unsupported_endpoint", "model")
+    return Fault(Blame.CLIENT, message, 404, "unsupported_endpoint", "model", other_model=True)

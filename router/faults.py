@@ -1,7 +1,7 @@
 """Faults: everything that can go wrong with a call, named by whose fault it is.
 
 A fault is a value, not an exception: upstream code returns it, policies look at it, the engine
-counts it, and `app.errors` alone turns it into an HTTP status. What may be tried elsewhere and what
+counts it, and `router.errors` alone turns it into a body. What may be tried elsewhere and what
 counts against a backend's breaker follow from the kind and from nothing else.
 """
 
@@ -32,6 +32,7 @@ class Fault:
 
     `status` is the HTTP status to answer with if nothing was sent yet. `body` is a backend's own
     error body, passed on untouched where the blame is the client's. `retry_after` is in seconds.
+    `other_model` says that another model may well serve what this one cannot.
     """
 
     blame: Blame
@@ -41,11 +42,12 @@ class Fault:
     param: str | None = None
     body: bytes | None = None
     retry_after: float | None = None
+    other_model: bool = False
 
     @property
     def elsewhere(self) -> bool:
         """Whether the same request may succeed on another backend or model."""
-        return self.blame in (Blame.BUSY, Blame.BACKEND)
+        return self.other_model or self.blame in (Blame.BUSY, Blame.BACKEND)
 
 
 class FaultError(Exception):

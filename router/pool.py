@@ -102,7 +102,7 @@ class Pool:
             return candidates[0] if candidates else None
         blocks = prefix_blocks(prompt)
         holder, share = self._prefixes.longest(blocks)
-        two = rng.sample(candidates, 2) if len(candidates) > 2 else candidates
+        two = rng.sample(candidates, min(len(candidates), 2))  # in random order: no favourite
         if holder in candidates and holder not in two:
             two = [*two, holder]
         chosen = min(two, key=lambda b: score(b, share if b is holder else 0.0))
@@ -132,5 +132,5 @@ class Pool:
 
 def score(backend: Backend, held: float) -> float:
     """Expected wait, in arbitrary units: lower is better. `held` is the share of the prefix."""
-    latency = backend.latency.value or UNKNOWN_LATENCY
+    latency = max(backend.expected, UNKNOWN_LATENCY)
     return latency * (backend.in_flight + 1) * (1 - (1 - HELD) * held)

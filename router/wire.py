@@ -34,7 +34,7 @@ def parse(
     surface: Surface,
     raw: bytes,
     headers: Mapping[str, str],
-    default: str | None,
+    default: str,
     rng: random.Random,
 ) -> Request:
     """The request in these bytes. `headers` have lower-case names. Raises `FaultError`."""
@@ -42,8 +42,6 @@ def parse(
     target = body.get("model")
     if target is None:
         target = default
-    if target is None:
-        raise bad("you must provide a model parameter", "model", "missing_model")
     if not isinstance(target, str):
         raise bad(f"model must be a string, not {_kind(target)}", "model")
     stream = body.get("stream")

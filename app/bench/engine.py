@@ -159,7 +159,7 @@ def _cpu_seconds(runtime: Runtime, events: int) -> float:
 
 async def _drive_all(runtime: Runtime, events: int) -> float:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "?"}], "stream": True}
-    request = read_request(Surface.CHAT, json.dumps(body).encode(), {}, None, random.Random(0))
+    request = read_request(Surface.CHAT, json.dumps(body).encode(), {}, MODEL, random.Random(0))
     upstream = cast("Upstream", _Backend(events))
     before = time.process_time()
     for _ in range(REQUESTS):

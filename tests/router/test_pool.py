@@ -24,6 +24,19 @@ def pool(size: int, now: float = 0.0) -> Pool:
     return Pool("small", ModelConfig(backends=tuple(urls)), BreakerConfig(), clock=lambda: now)
 
 
+class Clock:
+    """Virtual time in seconds."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def two() -> ModelConfig:
+    return ModelConfig(backends=("http://b0:1", "http://b1:1"))
+
+
 def prompt(number: int, blocks: int = 8) -> bytes:
     return (b"%08d" % number) * (BLOCK // 8) * blocks
 
@@ -111,6 +124,25 @@ def test_the_slower_of_two_is_not_picked() -> None:
     held.backends[0].heard(2.0)
     held.backends[1].heard(0.1)
     assert held.pick(prompt(1), NONE, random.Random(1)) is held.backends[1]
+
+
+def test_one_slow_answer_does_not_keep_a_backend_without_calls_for_good() -> None:
+    clock = Clock()
+    held = Pool("small", two(), BreakerConfig(), clock=clock)
+    slow, quick = held.backends
+    slow.heard(60.0)  # it had to compile, say
+    rng, calls = random.Random(7), 0
+    while slow.in_flight == 0:
+        clock.now += 1.0
+        calls += 1
+        picked = held.pick(prompt(calls), NONE, rng)
+        assert picked
+        if picked is quick:
+            quick.enter().leave(None)
+            quick.heard(0.1)
+        else:
+            slow.enter()
+    assert 10 < calls < 120
 
 
 # -------------------------------------------------------------------------------------------- prefixes

@@ -1,0 +1,83 @@
+"""Phrases: each says its step and gives back the reply, and a draft is what was heard."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from router import phrases
+from router.steps import (
+    Close,
+    Compute,
+    Delta,
+    Draft,
+    Emit,
+    Next,
+    Note,
+    Open,
+    Relay,
+    Render,
+    Route,
+    Step,
+    TimedOut,
+    Token,
+)
+from tests.fleets import attempt, delta, failed, finished, request
+
+CHAT = request()
+ONE, OTHER = attempt("small", "a:1"), attempt("small", "b:1", 1)
+
+
+def said(phrase: Generator[Step, Any, Any], *replies: Any) -> tuple[list[Step], Any]:
+    """The steps of a phrase that hears these replies, and what it gives back."""
+    steps = [next(phrase)]
+    for reply in replies:
+        try:
+            steps.append(phrase.send(reply))
+        except StopIteration as stop:
+            return steps, stop.value
+    raise AssertionError(f"it goes on: {steps[-1]}")
+
+
+def test_each_phrase_says_its_step_and_gives_back_the_reply() -> None:
+    end = finished(ONE)
+    avoid = frozenset({"a:1"})
+    assert said(phrases.open_attempt("small", CHAT, {"n": 1}, avoid), ONE) == (
+        [Open("small", CHAT, {"n": 1}, avoid)],
+        ONE,
+    )
+    assert said(phrases.next_event(ONE, OTHER, timeout=1.0), end) == ([Next((ONE, OTHER), 1.0)], end)
+    assert said(phrases.relay(ONE), end) == ([Relay(ONE)], end)
+    assert said(phrases.emit(ONE, "7"), None) == ([Emit(ONE, "7")], None)
+    assert said(phrases.close(ONE, OTHER), None, None) == ([Close(ONE), Close(OTHER)], None)
+    assert said(phrases.compute(max, 1, 2), 2) == ([Compute(max, (1, 2))], 2)
+    assert said(phrases.render("small", CHAT), (1, 2)) == ([Render("small", CHAT)], (1, 2))
+    assert said(phrases.route("large", CHAT, 0.5), end) == ([Route("large", CHAT, 0.5)], end)
+    assert said(phrases.note("why", "so"), None) == ([Note("why", "so")], None)
+
+
+def test_collect_hears_the_first_choice_to_its_end() -> None:
+    end = finished(ONE, "length")
+    heard = (delta(ONE, "It ", -0.1), Delta(ONE, "other", choice=1), TimedOut(), delta(ONE, "is"), end)
+    steps, drafted = said(phrases.collect(ONE), *heard)
+    assert set(steps) == {Next((ONE,))}
+    assert isinstance(drafted, Draft)
+    assert (drafted.text, drafted.finished) == ("It is", end)
+    assert [token.logprob for token in drafted.tokens if isinstance(token, Token)] == [-0.1]
+
+
+def test_collect_gives_back_a_failure() -> None:
+    broken = failed(ONE)
+    assert said(phrases.collect(ONE), delta(ONE, "It"), broken)[1] == broken
+
+
+def test_draft_spills_over_while_there_is_one_to_spare() -> None:
+    steps, drafted = said(
+        phrases.draft("small", CHAT, {"n": 1}), ONE, failed(ONE, spare=True), OTHER, finished(OTHER)
+    )
+    assert steps[2] == Open("small", CHAT, {"n": 1}, frozenset({"a:1"}))
+    assert drafted.attempt == OTHER
+
+
+def test_a_draft_that_cannot_be_mended_is_a_failure() -> None:
+    assert said(phrases.draft("small", CHAT), ONE, failed(ONE))[1] == failed(ONE)

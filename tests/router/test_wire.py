@@ -1,0 +1,112 @@
+"""The wire, inward: what becomes a request, and what is refused with which words."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.faults import Blame, FaultError
+from router.steps import Request, Surface
+from router.wire import parse
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-9, 9), st.text(max_size=5)),
+    lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(max_size=5), inner)),
+    max_leaves=6,
+)
+FIELDS = st.sampled_from(["model", "messages", "stream", "stream_options", "user", "session_id"])
+
+
+def parsed(
+    body: Any, surface: Surface = Surface.CHAT, default: str | None = "auto", **headers: str
+) -> Request:
+    raw = body if isinstance(body, bytes) else orjson.dumps(body)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return parse(surface, raw, named, default, random.Random(7))
+
+
+def test_a_request_is_what_is_routed_on_and_its_own_bytes() -> None:
+    raw = b'{ "model":"small", "messages":[],"seed":1.50, "stream":true}'
+    asked = parsed(raw)
+    assert (asked.target, asked.stream, asked.raw) == ("small", True, raw)
+    assert asked.body == {"model": "small", "messages": [], "seed": 1.5, "stream": True}
+    assert 0 <= asked.draw < 1
+
+
+def test_without_a_model_the_default_answers() -> None:
+    assert parsed({"messages": []}).target == "auto"
+
+
+@given(st.sampled_from(Surface), st.one_of(JSON, st.dictionaries(FIELDS, JSON)))
+def test_anything_is_a_request_or_the_clients_fault(surface: Surface, body: Any) -> None:
+    try:
+        asked = parsed(body, surface)
+    except FaultError as error:
+        assert (error.fault.blame, error.fault.status) == (Blame.CLIENT, 400)
+    else:
+        assert isinstance(asked.target, str)
+
+
+@given(st.binary())
+def test_any_bytes_are_a_request_or_the_clients_fault(raw: bytes) -> None:
+    try:
+        parsed(raw)
+    except FaultError as error:
+        assert error.fault.status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "param"),
+    [
+        (b"{", "the body is not valid JSON: ", None),
+        ([], "the body must be a JSON object, not an array", None),
+        ({"model": 5}, "model must be a string, not a number", "model"),
+        ({"stream": "true"}, "stream must be true or false, not a string", "stream"),
+        ({"stream": 1}, "stream must be true or false, not a number", "stream"),
+        ({"stream_options": True}, "stream_options must be an object, not a boolean",
+         "stream_options"),
+        ({}, "messages is missing", "messages"),
+        ({"messages": {}}, "messages must be an array, not an object", "messages"),
+        ({"messages": [{}, None]}, "messages[1] must be an object, not null", "messages[1]"),
+    ],
+)  # fmt: skip
+def test_a_refusal_says_what_is_wrong_and_where(body: Any, message: str, param: str | None) -> None:
+    with pytest.raises(FaultError) as caught:
+        parsed(body)
+    assert caught.value.fault.message.startswith(message)
+    assert caught.value.fault.param == param
+
+
+def test_without_a_default_a_model_must_be_named() -> None:
+    with pytest.raises(FaultError, match="you must provide a model parameter"):
+        parsed({"messages": []}, default=None)
+
+
+@pytest.mark.parametrize("surface", [Surface.EMBEDDINGS, Surface.RERANK])
+def test_some_apis_cannot_stream(surface: Surface) -> None:
+    assert not parsed({"stream": True, "input": "?"}, surface).stream
+
+
+def test_a_conversation_is_known_by_its_header_or_by_its_body() -> None:
+    body = {"messages": [], "user": "ann", "prompt_cache_key": "chat-1"}
+    assert parsed(body, x_session_id="s-1").session == "s-1"
+    assert parsed(body).session == "chat-1"
+    assert parsed({"messages": [], "session_id": 5, "user": "ann"}).session == "ann"
+    assert parsed({"messages": [], "user": ""}).session is None
+
+
+def test_only_listed_headers_travel_on() -> None:
+    asked = parsed({"messages": []}, traceparent="00-1", authorization="Bearer sk-1")
+    assert asked.forwarded == {"traceparent": "00-1"}
+
+
+def test_every_request_has_an_id_of_its_own() -> None:
+    rng = random.Random(7)
+    ids = {parse(Surface.CHAT, b'{"messages":[]}', {}, "auto", rng).id for _ in range(100)}
+    assert len(ids) == 100
+    assert all(len(one) == len("req-") + 24 for one in ids)
