@@ -92,7 +92,7 @@ class Pool:
 
     def serves(self, surface: Surface) -> bool:
         """Whether its backends have this API, as far as that is known."""
-        known = self.abilities.surfaces
+        known = self.settings.surfaces or self.abilities.surfaces
         return known is None or surface in known
 
     def pick(self, prompt: bytes, avoid: frozenset[str], rng: random.Random) -> Backend | None:

@@ -11,11 +11,11 @@ import asyncio
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import aiohttp
 
@@ -27,10 +27,12 @@ from router.backend import Backend
 from router.budget import RetryBudget
 from router.config import Form, parse
 from router.engine import Drive, Engine
+from router.fleet import Fleet
 from router.ledger import Ledger
 from router.runtime import Runtime, build
-from router.steps import Ended, Policy, Request
+from router.steps import Ended, Policy, Request, Steps
 from router.upstream import Upstream, broken
+from tests.fleets import request
 
 PATIENCE = 10.0
 """Seconds after which a test gives up on a wait that takes none."""
@@ -204,6 +206,35 @@ def core(
     runtime = build(parse(json.dumps(tree), TABLE, "the test's", Form.JSON), TABLE, 1)
     several = MappingProxyType({**runtime.targets, **(targets or {})})
     return Core(replace(runtime, targets=several))
+
+
+Written = Callable[[Request, Fleet], Steps]
+"""A policy's `route`."""
+CHAT = request()
+STREAM = request(body={"messages": [], "stream": True})
+
+
+def policy(steps: Written) -> Policy:
+    """A policy that is one function."""
+
+    class Single:
+        reasons: ClassVar[tuple[str, ...]] = ()
+
+        def route(self, asked: Request, fleet: Fleet) -> Steps:
+            return steps(asked, fleet)
+
+    return Single()
+
+
+def with_policy(steps: Written, each: int = 2, **sections: Any) -> Core:
+    """A core in which `auto` is this policy."""
+    return core({"auto": policy(steps)}, each, **sections)
+
+
+def anywhere(made: Core, reply: Callable[[], Canned]) -> None:
+    """Whichever backend of `small` is picked, this is what it says."""
+    for backend in made.runtime.pools["small"].backends:
+        made.upstreams.add(backend.name, reply())
 
 
 def chunk(text: str, reason: str | None = None, **fields: Any) -> bytes:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import httpx
 import pytest
 
 from app import embedded
+from app.cli import main
 from tests.running import CHAT, MESSAGES, Config, config
 from tests.scripted import DONE, Backend, chunk, chunks, pauses, usage_event
 
@@ -27,17 +27,31 @@ PATIENCE = 60
 TANDEM = [sys.executable, "-c", "import sys; from app.cli import main; sys.exit(main())"]
 
 
-def tandem(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    return subprocess.run(
-        [*TANDEM, *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How a command ended, and what it said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Tandem = Callable[..., Run]
+
+
+@pytest.fixture
+def tandem(capfd: pytest.CaptureFixture[str]) -> Tandem:
+    """Runs a command to its end, in this process: starting another takes a second of its own."""
+
+    def run(*arguments: str) -> Run:
+        try:
+            status = main(arguments)
+        except SystemExit as end:  # argparse's way to refuse a command
+            status = int(end.code or 0)
+        said = capfd.readouterr()
+        return Run(status, said.out, said.err)
+
+    return run
 
 
 @pytest.fixture
@@ -51,7 +65,7 @@ def file(tmp_path: Path) -> Path:
     return written
 
 
-def failed(run: subprocess.CompletedProcess[str], *says: str) -> None:
+def failed(run: Run, *says: str) -> None:
     """It ended with one line on stderr, which says all this."""
     assert run.returncode == 1, run.stderr
     assert run.stdout == ""
@@ -62,7 +76,7 @@ def failed(run: subprocess.CompletedProcess[str], *says: str) -> None:
         assert word in run.stderr
 
 
-def test_a_port_in_use_is_one_line(file: Path) -> None:
+def test_a_port_in_use_is_one_line(tandem: Tandem, file: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -83,7 +97,7 @@ def test_a_port_in_use_is_one_line(file: Path) -> None:
     ],
 )
 def test_an_address_that_cannot_be_is_one_line(
-    file: Path, arguments: list[str], says: str
+    tandem: Tandem, file: Path, arguments: list[str], says: str
 ) -> None:
     run = tandem("serve", "--config", str(file), *arguments)
     if run.returncode == 2:  # refused as an argument: argparse's usage, then one line
@@ -93,7 +107,7 @@ def test_an_address_that_cannot_be_is_one_line(
         failed(run, says)
 
 
-def test_a_missing_config_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_config_is_one_line(tandem: Tandem, tmp_path: Path) -> None:
     missing = str(tmp_path / "nowhere.yaml")
     for run in (tandem("serve", "--config", missing), tandem("check", missing)):
         assert run.returncode == 1
@@ -102,7 +116,7 @@ def test_a_missing_config_is_one_line(tmp_path: Path) -> None:
         assert "Traceback" not in run.stderr
 
 
-def test_a_bad_config_is_told_by_path_and_line(file: Path) -> None:
+def test_a_bad_config_is_told_by_path_and_line(tandem: Tandem, file: Path) -> None:
     file.write_text(file.read_text() + "limits:\n  deadline: soon\n  ide: 3\n")
     for run in (tandem("serve", "--config", str(file)), tandem("check", str(file))):
         assert run.returncode == 1
@@ -114,7 +128,7 @@ def test_a_bad_config_is_told_by_path_and_line(file: Path) -> None:
     assert [problem["line"] for problem in verdict["problems"]] == [7, 8]
 
 
-def test_a_good_config_is_said_to_be_good(file: Path) -> None:
+def test_a_good_config_is_said_to_be_good(tandem: Tandem, file: Path) -> None:
     run = tandem("check", str(file))
     assert (run.returncode, run.stderr) == (0, "")
     assert "is good: models small" in run.stdout
@@ -127,12 +141,14 @@ def test_a_good_config_is_said_to_be_good(file: Path) -> None:
         ("log: {file: /nowhere/log.jsonl}", "/nowhere/log.jsonl"),
     ],
 )
-def test_files_that_are_not_there_are_one_line(file: Path, section: str, says: str) -> None:
+def test_files_that_are_not_there_are_one_line(
+    tandem: Tandem, file: Path, section: str, says: str
+) -> None:
     file.write_text(file.read_text() + section + "\n")
     failed(tandem("serve", "--config", str(file)), says)
 
 
-def test_a_backends_key_that_is_not_set_is_told(file: Path) -> None:
+def test_a_backends_key_that_is_not_set_is_told(tandem: Tandem, file: Path) -> None:
     file.write_text(file.read_text().replace("}\nlisten", ", api_key_env: NOT_SET_ANYWHERE}\nlisten"))
     run = tandem("serve", "--config", str(file))
     assert run.returncode == 1
@@ -152,7 +168,7 @@ async def test_model_files_that_are_absent_are_told(
     assert "Traceback" not in said
 
 
-def test_wrong_commands_show_the_right_ones() -> None:
+def test_wrong_commands_show_the_right_ones(tandem: Tandem) -> None:
     for arguments in ([], ["bench"], ["serv"], ["serve", "--prot", "1"]):
         run = tandem(*arguments)
         assert run.returncode == 2

@@ -78,7 +78,7 @@ def test_a_trial_that_says_nothing_about_it_is_repeated(blame: Blame) -> None:
 def test_its_state_is_the_worst_that_is_known() -> None:
     one = backend()
     one.probed = True
-    assert one.state == "healthy"
+    assert repr(one) == "Backend(10.0.0.1:8000, healthy, in_flight=0)"
     for _ in range(2):
         one.enter().leave(Blame.BACKEND)
     one.healthy = False

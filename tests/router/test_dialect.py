@@ -24,12 +24,14 @@ from router.faults import Blame
 from router.steps import Alternative, Surface, Token, Usage
 
 WORDS = st.sampled_from(
-    "choices delta message content text logprobs top_logprobs tokens token_logprobs token logprob "
-    "index finish_reason stop_reason token_ids usage prompt_tokens completion_tokens error code type "
-    "prompt_tokens_details cached_tokens output status object response.output_text.delta".split()
+    """choices delta message content text logprobs top_logprobs tokens token_logprobs token logprob
+    index finish_reason stop_reason token_ids usage prompt_tokens completion_tokens error code type
+    prompt_tokens_details cached_tokens output status object response.output_text.delta""".split()  # noqa: SIM905  # a list of thirty lines says no more
 )
 ODD = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(-5, 700), st.floats(-9, 9), st.text(max_size=3)),
+    st.one_of(
+        st.none(), st.booleans(), st.integers(-5, 700), st.floats(-9, 9), st.text(max_size=3)
+    ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(WORDS, inner, max_size=5)),
     max_leaves=12,
 )
@@ -141,7 +143,11 @@ def test_a_whole_chat_answer_and_its_choices() -> None:
     [
         ({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "a"}}, "a", None),
         ({"type": "message_delta", "delta": {"stop_reason": "end_turn"}}, "", "end_turn"),
-        ({"content": [{"text": "a"}, {"text": "b"}], "stop_reason": "max_tokens"}, "ab", "max_tokens"),
+        (
+            {"content": [{"text": "a"}, {"text": "b"}], "stop_reason": "max_tokens"},
+            "ab",
+            "max_tokens",
+        ),
     ],
 )
 def test_messages(chunk: dict[str, Any], text: str, reason: str | None) -> None:
@@ -200,9 +206,9 @@ def test_usage_by_either_family_of_names(stated: dict[str, Any], usage: Usage) -
 
 
 def test_the_last_usage_counts() -> None:
-    assert usage_in(b'data: {"usage":{"prompt_tokens":1}}\n\ndata: {"usage" : {"prompt_tokens":2}}') == (
-        Usage(2)
-    )
+    assert usage_in(
+        b'data: {"usage":{"prompt_tokens":1}}\n\ndata: {"usage" : {"prompt_tokens":2}}'
+    ) == (Usage(2))
     assert usage_in(b'{"choices":[],"usage":null}') is None
 
 

@@ -20,7 +20,6 @@ from router.steps import (
     Route,
     Step,
     TimedOut,
-    Token,
 )
 from tests.fleets import attempt, delta, failed, finished, request
 
@@ -46,7 +45,10 @@ def test_each_phrase_says_its_step_and_gives_back_the_reply() -> None:
         [Open("small", CHAT, {"n": 1}, avoid)],
         ONE,
     )
-    assert said(phrases.next_event(ONE, OTHER, timeout=1.0), end) == ([Next((ONE, OTHER), 1.0)], end)
+    assert said(phrases.next_event(ONE, OTHER, timeout=1.0), end) == (
+        [Next((ONE, OTHER), 1.0)],
+        end,
+    )
     assert said(phrases.relay(ONE), end) == ([Relay(ONE)], end)
     assert said(phrases.emit(ONE, "7"), None) == ([Emit(ONE, "7")], None)
     assert said(phrases.close(ONE, OTHER), None, None) == ([Close(ONE), Close(OTHER)], None)
@@ -58,12 +60,18 @@ def test_each_phrase_says_its_step_and_gives_back_the_reply() -> None:
 
 def test_collect_hears_the_first_choice_to_its_end() -> None:
     end = finished(ONE, "length")
-    heard = (delta(ONE, "It ", -0.1), Delta(ONE, "other", choice=1), TimedOut(), delta(ONE, "is"), end)
+    heard = (
+        delta(ONE, "It ", -0.1),
+        Delta(ONE, "other", choice=1),
+        TimedOut(),
+        delta(ONE, "is"),
+        end,
+    )
     steps, drafted = said(phrases.collect(ONE), *heard)
     assert set(steps) == {Next((ONE,))}
     assert isinstance(drafted, Draft)
     assert (drafted.text, drafted.finished) == ("It is", end)
-    assert [token.logprob for token in drafted.tokens if isinstance(token, Token)] == [-0.1]
+    assert [token.logprob for token in drafted.tokens] == [-0.1]
 
 
 def test_collect_gives_back_a_failure() -> None:

@@ -1,4 +1,4 @@
-"""Pools: who gets the next call, spread over the backends and yet near the prefix that they hold."""
+"""Pools: who gets the next call, spread over the backends, and yet near what they hold."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def spread(of: Pool, prompts: list[bytes], *, seed: int = 7) -> Counter[str]:
     return Counter({backend.name: backend.in_flight for backend in of.backends})
 
 
-# ------------------------------------------------------------------------------------------ filters
+# ------------------------------------------------------------------------------------- filters
 
 
 @given(
@@ -86,7 +86,7 @@ def test_a_backend_whose_breaker_is_open_is_not_picked() -> None:
     assert held.view().healthy == 1
 
 
-# ------------------------------------------------------------------------------------------- spreading
+# -------------------------------------------------------------------------------------- spreading
 
 
 @pytest.mark.parametrize("size", [2, 3, 8])
@@ -145,7 +145,7 @@ def test_one_slow_answer_does_not_keep_a_backend_without_calls_for_good() -> Non
     assert 10 < calls < 120
 
 
-# -------------------------------------------------------------------------------------------- prefixes
+# --------------------------------------------------------------------------------------- prefixes
 
 
 def test_the_same_prompt_goes_back_to_the_same_backend() -> None:
@@ -180,8 +180,10 @@ def test_affinity_yields_to_load() -> None:
 @given(st.binary(max_size=3 * BLOCK), st.binary(max_size=3 * BLOCK))
 def test_blocks_are_equal_where_prefixes_are(one: bytes, other: bytes) -> None:
     same = 0
-    while same < 3 and one[: (same + 1) * BLOCK] == other[: (same + 1) * BLOCK] and (
-        len(one) >= (same + 1) * BLOCK
+    while (
+        same < 3
+        and one[: (same + 1) * BLOCK] == other[: (same + 1) * BLOCK]
+        and (len(one) >= (same + 1) * BLOCK)
     ):
         same += 1
     first, second = prefix_blocks(one), prefix_blocks(other)
@@ -204,7 +206,7 @@ def test_the_least_recently_seen_prefix_is_forgotten() -> None:
     assert memory.longest([0]) == (None, 0.0)
 
 
-# ---------------------------------------------------------------------------------------- its backends
+# ----------------------------------------------------------------------------------- its backends
 
 
 def test_backends_that_stay_keep_their_state() -> None:

@@ -42,7 +42,9 @@ def written(value: Any, rng: random.Random) -> str:
 
     match value:
         case dict():
-            parts = (f"{written(k, rng)}{space()}:{space()}{written(v, rng)}" for k, v in value.items())
+            parts = (
+                f"{written(k, rng)}{space()}:{space()}{written(v, rng)}" for k, v in value.items()
+            )
             return f"{{{space()}{f'{space()},{space()}'.join(parts)}{space()}}}"
         case list():
             inside = f"{space()},{space()}".join(written(item, rng) for item in value)

@@ -14,9 +14,7 @@ from router.steps import Event, Step, Surface, Usage
 from tests.fleets import request
 
 VALUES = [
-    getattr(steps, name)
-    for name in steps.__all__
-    if dataclasses.is_dataclass(getattr(steps, name))
+    getattr(steps, name) for name in steps.__all__ if dataclasses.is_dataclass(getattr(steps, name))
 ]
 COUNTS = st.builds(Usage, st.integers(0, 99), st.integers(0, 99), st.integers(0, 99))
 
