@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
-import openai
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.serve import Rooms, listening, rooms
@@ -32,10 +32,15 @@ T = TypeVar("T", bound=Observation)
 
 MESSAGES = [{"role": "user", "content": "What is 3 + 4?"}]
 CHAT = "/v1/chat/completions"
-Config = dict[str, Any]
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Trusts nobody; a client's own default takes longer to load than a gateway to start."""
+
+Config: TypeAlias = dict[str, Any]
+Served: TypeAlias = Backend | str | Sequence[Backend | str]
+"""The backends of a model: scripted ones, or the URLs of others."""
 
 
-def config(models: Mapping[str, Backend | str | Sequence[Backend | str]], **sections: Any) -> Config:
+def config(models: Mapping[str, Served], **sections: Any) -> Config:
     """A configuration with these models; `limits` and `policies` may be among the sections."""
     return {
         "models": {name: model(backends) for name, backends in models.items()},
@@ -45,7 +50,7 @@ def config(models: Mapping[str, Backend | str | Sequence[Backend | str]], **sect
     }
 
 
-def model(backends: Backend | str | Sequence[Backend | str], **settings: Any) -> Config:
+def model(backends: Served, **settings: Any) -> Config:
     """A model's section, prices included, so that costs have something to count."""
     several = [backends] if isinstance(backends, Backend | str) else backends
     urls = [backend if isinstance(backend, str) else backend.url for backend in several]
@@ -59,9 +64,7 @@ class Running:
     url: str
     rooms: Rooms
     client: httpx.AsyncClient
-    openai: openai.AsyncOpenAI
     seen: list[Observation]
-    observed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     def post(self, path: str = CHAT, **body: Any) -> Any:
         """A POST of this body; messages are there if nothing is said of them."""
@@ -83,9 +86,8 @@ class Running:
         return found[number - 1]
 
     async def ended(self, number: int = 1) -> RequestEnded:
-        """How the request of this number ended; nothing of it may be left."""
-        ended = await self.saw(RequestEnded, number)
-        return ended
+        """How the request of this number ended, as soon as it has."""
+        return await self.saw(RequestEnded, number)
 
     def backend(self, of: str, number: int = 0) -> Watched:
         """The gateway's own view of a backend."""
@@ -114,14 +116,13 @@ async def running(tree: Config) -> AsyncIterator[Running]:
     document = parse(json.dumps(tree), TABLE, "the test's config", Form.JSON)
     async with rooms(document, seen.append) as room:
         await asyncio.wait_for(room.health.probed(), PATIENCE)
-        async with (
-            listening(room.gateway) as url,
-            httpx.AsyncClient(base_url=url, timeout=PATIENCE, verify=False) as client,
-            openai.AsyncOpenAI(
-                base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=client
-            ) as api,
-        ):
-            yield Running(url, room, client, api, seen)
+        async with listening(room.gateway) as url, http(url) as client:
+            yield Running(url, room, client, seen)
+
+
+def http(url: str, **headers: str) -> httpx.AsyncClient:
+    """A client of this server."""
+    return httpx.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE, verify=NO_TLS)
 
 
 async def eventually(holds: Callable[[], bool]) -> None:
@@ -160,7 +161,8 @@ class Wire:
         """One answer: status, headers and body, put together from its chunks."""
         head = (await self.until(b"\r\n\r\n")).decode("latin-1")
         first, *lines = head.strip().split("\r\n")
-        headers = {name.lower(): value.strip() for name, value in (li.split(":", 1) for li in lines)}
+        pairs = (line.split(":", 1) for line in lines)
+        headers = {name.lower(): value.strip() for name, value in pairs}
         if headers.get("transfer-encoding") == "chunked":
             body = b""
             while size := int(await self.until(b"\r\n"), 16):
@@ -195,8 +197,7 @@ async def wire(url: str, *, buffer: int | None = None) -> AsyncIterator[Wire]:
     if buffer:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     await asyncio.get_running_loop().sock_connect(connection, (address.hostname, address.port))
-    limit = {"limit": buffer} if buffer else {}
-    reader, writer = await asyncio.open_connection(sock=connection, **limit)
+    reader, writer = await asyncio.open_connection(sock=connection, limit=buffer or 1 << 16)
     try:
         yield Wire(reader, writer)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -71,6 +72,14 @@ async def stalls_in_the_body(call: Call) -> None:
     await call.gone.wait()
 
 
+async def redirects(call: Call) -> None:
+    await call.whole(b"", 302, headers=[("location", "http://169.254.169.254/")])
+
+
+async def compressed(call: Call) -> None:
+    await call.whole(gzip.compress(b"{}"), headers=[("content-encoding", "gzip")])
+
+
 async def bad_framing(call: Call) -> None:
     await call.raw(b"zz\r\nno chunk begins like this\r\n")
     await call.gone.wait()
@@ -96,9 +105,8 @@ BROKEN: Mapping[str, tuple[Script, str]] = {
     "resets in the head": (resets_in_the_head, "hung_up"),
     "speaks no HTTP": (raw(b"SSH-2.0-OpenSSH_9.6\r\n"), "malformed"),
     "answers with HTML": (answers(b"<html>hello</html>", kind="text/html"), "wrong_content_type"),
-    "answers without a type": (raw(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"), "wrong_content_type"),
-    "redirects": (raw(b"HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\n\r\n"),
-                  "wrong_content_type"),
+    "has no type": (raw(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"), "wrong_content_type"),
+    "redirects": (redirects, "wrong_content_type"),
     "fails": (answers({"error": {"message": "CUDA out of memory"}}, 500), "backend_error"),
     "cannot be reached": (answers(b"bad gateway", 502, "text/plain"), "backend_error"),
     "refuses our key": (answers({"error": {"message": "bad key sk-secret"}}, 401), "bad_key"),
@@ -110,12 +118,9 @@ WHOLE: Mapping[str, tuple[Script, str]] = {
     "is not JSON": (answers(b'{"id": "x", '), "bad_json"),
     "is empty": (answers(b""), "bad_json"),
     "is not UTF-8": (answers(b'{"id": "\xff\xfe"}'), "bad_json"),
-    "is compressed": (
-        raw(OK_HEAD + b"application/json\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x08\x00"),
-        "bad_json",
-    ),
+    "is compressed": (compressed, "bad_json"),
     "is an error": (answers(ERROR), "backend_error"),
-    "is an error of the old shape": (answers({"object": "error", "message": "dead", "code": 500}), "backend_error"),
+    "is an old error": (answers({"object": "error", "message": "x", "code": 500}), "backend_error"),
     "is a stream": (streams(FIRST, DONE), "wrong_content_type"),
     "never ends": (pours_json, "answer_too_large"),
 }  # fmt: skip
@@ -236,7 +241,8 @@ async def test_a_stall_before_the_first_byte_is_a_504(
     small.plays(script)
     answer = await running.post(model="small", stream=stream)
     assert answer.status_code == 504
-    assert answer.json()["error"]["code"] in ("first_token_timeout", *([] if stream else ["deadline"]))
+    codes = ("first_token_timeout", "deadline")  # what is left of a short deadline is no time
+    assert answer.json()["error"]["code"] in codes[: 1 if stream else 2]
     await eventually(lambda: small.cancelled == 1)
     assert running.in_flight() == 0
 
@@ -384,9 +390,7 @@ async def test_failures_in_a_row_open_the_breaker_and_one_trial_closes_it(
     assert (await running.post(model="small")).status_code == 200
 
 
-async def test_a_trial_that_fails_opens_the_breaker_again(
-    gateway: Started, small: Backend
-) -> None:
+async def test_a_trial_that_fails_opens_the_breaker_again(gateway: Started, small: Backend) -> None:
     running = await gateway(config({"small": small}, breaker={"failures": 1, "wait": 0.05}))
     small.plays(answers(ERROR, 500))
     await running.post(model="small")

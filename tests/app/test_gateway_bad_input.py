@@ -6,8 +6,6 @@ import gzip
 import json
 from typing import Any
 
-import pytest
-
 from router.faults import Blame
 from router.observe import Refused
 from tests.conftest import Started
@@ -67,7 +65,8 @@ async def test_a_model_that_is_not_there(gateway: Started, small: Backend) -> No
 
 async def test_the_default_serves_who_names_nobody(gateway: Started, small: Backend) -> None:
     running = await gateway(config({"small": small}))
-    for body in ({}, {"model": None}):
+    bodies: list[dict[str, Any]] = [{}, {"model": None}]
+    for body in bodies:
         answer = await running.post(**body)
         assert (answer.status_code, answer.headers["x-tandem-policy"]) == (200, "small")
 
@@ -141,14 +140,12 @@ async def test_a_body_that_is_refused_does_not_spoil_the_connection(
         assert (await client.answer())[0] == 200
 
 
-@pytest.mark.parametrize("bytes_", [b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"POST / HTTP/9.9\r\n\r\n"])
-async def test_what_is_no_http_is_turned_away(
-    gateway: Started, small: Backend, bytes_: bytes
-) -> None:
+async def test_what_is_no_http_is_turned_away(gateway: Started, small: Backend) -> None:
     running = await gateway(config({"small": small}))
-    async with wire(running.url) as client:
-        await client.send(bytes_)
-        assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
+    for said in (b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"POST / HTTP/9.9\r\n\r\n"):
+        async with wire(running.url) as client:
+            await client.send(said)
+            assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
     assert (await running.post(model="small")).status_code == 200
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ CANARY_WRONG_KEY = "tdm-canary-wrong-key-1234567890"
 @pytest.fixture
 def keys(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     """A file of keys, and the secrets by name."""
-    limits = {
+    limits: dict[str, dict[str, Any]] = {
         "alice": {},
         "bob": {"models": ["small"]},
         "slow": {"requests_per_minute": 2},
@@ -38,7 +39,7 @@ def keys(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     return file, secrets
 
 
-def locked(file: Path, small: Backend, large: Backend, **sections: object) -> Config:
+def locked(file: Path, small: Backend, large: Backend, **sections: Any) -> Config:
     tree = config({"small": small, "large": large}, keys={"file": str(file)}, **sections)
     tree["models"]["small"]["price"] = {"input": 1000, "output": 2000}  # 0.014 USD an answer
     return tree
@@ -120,7 +121,7 @@ async def test_pages_for_machines_need_no_key(
         assert (await running.client.get(path)).status_code == 200
 
 
-async def test_no_key_no_prompt_and_no_answer_is_told_to_anyone(
+async def test_no_key_no_prompt_and_no_answer_is_told_to_anyone(  # noqa: PLR0917  # fixtures
     gateway: Started,
     small: Backend,
     large: Backend,
@@ -135,7 +136,8 @@ async def test_no_key_no_prompt_and_no_answer_is_told_to_anyone(
     tree = locked(file, small, large, log={"file": str(log)})
     tree["models"]["small"]["api_key_env"] = "SMALL_KEY"
     tree["default"] = "small"
-    tree["policies"] = {"auto": {"use": "cascade", "small": "small", "large": "large", "pattern": "x"}}
+    cascade = {"use": "cascade", "small": "small", "large": "large", "pattern": "x"}
+    tree["policies"] = {"auto": cascade}
     tree["breaker"] = {"failures": 1000}
     running = await gateway(tree)
     echo = {"error": {"message": f"bad: {CANARY_PROMPT}", "code": 400}}
@@ -162,7 +164,9 @@ async def test_no_key_no_prompt_and_no_answer_is_told_to_anyone(
     told += (await running.client.post(CHAT, content=CANARY_PROMPT.encode(), headers=ours)).text
     told += (await running.client.get("/metrics")).text
     told += "".join(capfd.readouterr())
-    canaries = [*secrets.values(), CANARY_WRONG_KEY, "canary-backend-key", CANARY_PROMPT, CANARY_ANSWER]
+    canaries = [
+        *secrets.values(), CANARY_WRONG_KEY, "canary-backend-key", CANARY_PROMPT, CANARY_ANSWER,
+    ]  # fmt: skip
     for canary in canaries:
         assert canary not in told
     await eventually(lambda: log.read_text().count("\n") >= 8)  # a thread writes it

@@ -1,8 +1,9 @@
-"""The official `openai` client as a conformance test: what it sends arrives, what comes it reads."""
+"""The official `openai` client as a conformance test: what it sends arrives, what comes is read."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import openai
@@ -11,7 +12,7 @@ from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolPara
 from pydantic import BaseModel
 
 from tests.conftest import Started
-from tests.running import config
+from tests.running import Running, config
 from tests.scripted import (
     DONE,
     Backend,
@@ -47,18 +48,32 @@ TOOL: ChatCompletionToolParam = {
 }
 
 
+@pytest.fixture
+async def running(gateway: Started, small: Backend) -> Running:
+    policies = {"auto": {"use": "direct", "model": "small"}}
+    return await gateway(config({"small": small}, policies=policies))
+
+
+@pytest.fixture
+async def api(running: Running) -> AsyncIterator[openai.AsyncOpenAI]:
+    url = f"{running.url}/v1"
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        yield client
+
+
 class Verdict(BaseModel):
     sure: bool
 
 
-async def test_a_chat_with_everything(gateway: Started, small: Backend) -> None:
-    running = await gateway(config({"small": small}))
+async def test_a_chat_with_everything(
+    api: openai.AsyncOpenAI, running: Running, small: Backend
+) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
     said = {"message": {"role": "assistant", "content": None, "tool_calls": [call]}}
     answer = chat_answer(said={**said, "logprobs": logprobs(-0.5), "finish_reason": "tool_calls"})
     answer["choices"] *= 2
     small.plays(answers({**answer, "system_fingerprint": "fp", "kv_transfer_params": {"a": 1}}))
-    got = await running.openai.chat.completions.create(
+    got = await api.chat.completions.create(
         model="small",
         messages=ASKED,
         tools=[TOOL],
@@ -92,24 +107,20 @@ async def test_a_chat_with_everything(gateway: Started, small: Backend) -> None:
     assert got._request_id == small.calls[0].headers["x-request-id"]
 
 
-async def test_a_parsed_answer(gateway: Started, small: Backend) -> None:
-    running = await gateway(config({"small": small}))
+async def test_a_parsed_answer(api: openai.AsyncOpenAI, running: Running, small: Backend) -> None:
     small.plays(answers(chat_answer('{"sure": true}')))
-    got = await running.openai.chat.completions.parse(
-        model="small", messages=ASKED, response_format=Verdict
-    )
+    got = await api.chat.completions.parse(model="small", messages=ASKED, response_format=Verdict)
     assert got.choices[0].message.parsed == Verdict(sure=True)
     assert small.calls[0].json["response_format"]["json_schema"]["name"] == "Verdict"
 
 
 @pytest.mark.parametrize("asked", [True, False])
 async def test_a_stream_with_and_without_usage(
-    gateway: Started, small: Backend, asked: bool
+    api: openai.AsyncOpenAI, running: Running, small: Backend, asked: bool
 ) -> None:
-    running = await gateway(config({"small": small}))
     small.plays(streams(*chat_events(["Hel", "lo"])))
     options: Any = {"stream_options": {"include_usage": asked}} if asked else {}
-    stream = await running.openai.chat.completions.create(
+    stream = await api.chat.completions.create(
         model="small", messages=ASKED, stream=True, **options
     )
     chunks = [said async for said in stream]
@@ -124,8 +135,9 @@ async def test_a_stream_with_and_without_usage(
         assert counted[0].model_extra["tandem"]["models"] == {"small": 2}
 
 
-async def test_tools_and_logprobs_in_a_stream(gateway: Started, small: Backend) -> None:
-    running = await gateway(config({"small": small}))
+async def test_tools_and_logprobs_in_a_stream(
+    api: openai.AsyncOpenAI, running: Running, small: Backend
+) -> None:
     part = {"index": 0, "id": "call_1", "function": {"name": "weather", "arguments": '{"to'}}
     rest = {"index": 0, "function": {"arguments": 'wn": "Rome"}'}}
     small.plays(
@@ -137,7 +149,7 @@ async def test_tools_and_logprobs_in_a_stream(gateway: Started, small: Backend) 
             DONE,
         )
     )
-    async with running.openai.chat.completions.stream(
+    async with api.chat.completions.stream(
         model="small", messages=ASKED, tools=[TOOL], logprobs=True
     ) as stream:
         final = await stream.get_final_completion()
@@ -147,8 +159,7 @@ async def test_tools_and_logprobs_in_a_stream(gateway: Started, small: Backend) 
     assert final.choices[0].logprobs is not None
 
 
-async def test_the_other_apis(gateway: Started, small: Backend) -> None:
-    running = await gateway(config({"small": small}))
+async def test_the_other_apis(api: openai.AsyncOpenAI, running: Running, small: Backend) -> None:
     completion = {
         "id": "cmpl-1", "object": "text_completion", "created": 1, "model": "small",
         "choices": [{"index": 0, "text": " 7", "finish_reason": "stop", "logprobs": None}],
@@ -180,25 +191,24 @@ async def test_the_other_apis(gateway: Started, small: Backend) -> None:
             + event({"type": "response.completed", "sequence_number": 0, "response": response})
         ),
     )
-    api = running.openai
     assert (await api.completions.create(model="small", prompt="3 + 4 =")).choices[0].text == " 7"
     pieces = await api.completions.create(model="small", prompt=[1, 2, 3], stream=True)
     assert [piece.choices[0].text async for piece in pieces] == [" 7"]
     vectors = await api.embeddings.create(model="small", input=["a"])
     assert vectors.data[0].embedding == [1.0, 2.0]
     assert (await api.responses.create(model="small", input="hi")).output_text == "Hi"
-    events = [said async for said in await api.responses.create(model="small", input="hi", stream=True)]
-    assert [said.type for said in events] == ["response.completed"]
+    events = await api.responses.create(model="small", input="hi", stream=True)
+    assert [said.type async for said in events] == ["response.completed"]
     assert (await running.ended(5)).blame is None
 
 
-async def test_models_are_listed_and_retrieved(gateway: Started, small: Backend) -> None:
-    tree = config({"small": small}, policies={"auto": {"use": "direct", "model": "small"}})
-    running = await gateway(tree)
-    assert {model.id async for model in running.openai.models.list()} == {"auto", "small"}
-    assert (await running.openai.models.retrieve("auto")).owned_by == "tandem"
+async def test_models_are_listed_and_retrieved(
+    api: openai.AsyncOpenAI, running: Running, small: Backend
+) -> None:
+    assert {model.id async for model in api.models.list()} == {"auto", "small"}
+    assert (await api.models.retrieve("auto")).owned_by == "tandem"
     with pytest.raises(openai.NotFoundError) as caught:
-        await running.openai.models.retrieve("nobody")
+        await api.models.retrieve("nobody")
     assert caught.value.code == "model_not_found"
 
 
@@ -215,13 +225,16 @@ async def test_models_are_listed_and_retrieved(gateway: Started, small: Backend)
     ],
 )
 async def test_errors_have_the_clients_classes(
-    gateway: Started, small: Backend, script: Any, kind: type[openai.APIStatusError]
+    api: openai.AsyncOpenAI,
+    running: Running,
+    small: Backend,
+    script: Any,
+    kind: type[openai.APIStatusError],
 ) -> None:
-    running = await gateway(config({"small": small}))
     small.plays(script)
     for stream in (False, True):
         with pytest.raises(kind) as caught:
-            await running.openai.chat.completions.create(
+            await api.chat.completions.create(
                 model="small", messages=ASKED, stream=cast("Any", stream)
             )
         assert type(caught.value) is kind
@@ -229,41 +242,41 @@ async def test_errors_have_the_clients_classes(
         assert caught.value.body
 
 
-async def test_an_unknown_model_is_not_found(gateway: Started, small: Backend) -> None:
-    running = await gateway(config({"small": small}))
+async def test_an_unknown_model_is_not_found(
+    api: openai.AsyncOpenAI, running: Running, small: Backend
+) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
-        await running.openai.chat.completions.create(model="gpt-4o", messages=ASKED)
+        await api.chat.completions.create(model="gpt-4o", messages=ASKED)
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
 
-async def test_an_error_in_the_stream_is_raised(gateway: Started, small: Backend) -> None:
-    running = await gateway(config({"small": small}))
+async def test_an_error_in_the_stream_is_raised(
+    api: openai.AsyncOpenAI, running: Running, small: Backend
+) -> None:
     small.plays(streams(chunk({"content": "Hel"})))
-    stream = await running.openai.chat.completions.create(
-        model="small", messages=ASKED, stream=True
-    )
+    stream = await api.chat.completions.create(model="small", messages=ASKED, stream=True)
     with pytest.raises(openai.APIError) as caught:
         _ = [said async for said in stream]
     assert caught.value.code == "truncated"
 
 
-async def test_a_client_that_closes_its_stream(gateway: Started, small: Backend) -> None:
-    running = await gateway(config({"small": small}))
+async def test_a_client_that_closes_its_stream(
+    api: openai.AsyncOpenAI, running: Running, small: Backend
+) -> None:
     small.plays(stalls(chunk({"content": "Hel"})))
-    stream = await running.openai.chat.completions.create(
-        model="small", messages=ASKED, stream=True
-    )
+    stream = await api.chat.completions.create(model="small", messages=ASKED, stream=True)
     assert (await anext(aiter(stream))).choices[0].delta.content == "Hel"
     await stream.close()
     assert (await running.ended()).status == 499
     assert running.in_flight() == 0
 
 
-async def test_a_client_that_retries_is_told_when(gateway: Started, small: Backend) -> None:
-    running = await gateway(config({"small": small}))
+async def test_a_client_that_retries_is_told_when(
+    api: openai.AsyncOpenAI, running: Running, small: Backend
+) -> None:
     full = answers(json.dumps({"error": {"message": "full"}}).encode(), 503)
     small.plays(full, answers(chat_answer()))
-    patient = running.openai.with_options(max_retries=1)
+    patient = api.with_options(max_retries=1)
     got = await patient.chat.completions.create(model="small", messages=ASKED)
     assert got.choices[0].message.content == "Hello"
     assert len(small.calls) == 2

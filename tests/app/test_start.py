@@ -7,18 +7,17 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from app import embedded
 from app.cli import main
-from tests.running import CHAT, MESSAGES, Config, config
+from tests.running import CHAT, MESSAGES, Config, Served, config, http
 from tests.scripted import DONE, Backend, chunk, chunks, pauses, usage_event
 
 ROOT = Path(__file__).parents[2]
@@ -149,7 +148,8 @@ def test_files_that_are_not_there_are_one_line(
 
 
 def test_a_backends_key_that_is_not_set_is_told(tandem: Tandem, file: Path) -> None:
-    file.write_text(file.read_text().replace("}\nlisten", ", api_key_env: NOT_SET_ANYWHERE}\nlisten"))
+    named = ", api_key_env: NOT_SET_ANYWHERE}\nlisten"
+    file.write_text(file.read_text().replace("}\nlisten", named))
     run = tandem("serve", "--config", str(file))
     assert run.returncode == 1
     assert "models.small.api_key_env" in run.stderr
@@ -200,7 +200,7 @@ async def process(tree: Config, folder: Path) -> AsyncIterator[tuple[Any, str, s
         await running.communicate()
 
 
-def on_free_ports(models: dict[str, Backend | str | Sequence[Backend | str]]) -> Config:
+def on_free_ports(models: dict[str, Served]) -> Config:
     return config(models, listen={"port": 0}, admin={"port": 0})
 
 
@@ -210,7 +210,7 @@ async def test_it_says_where_it_is_and_what_it_found(tmp_path: Path, small: Back
         assert "admin: open to every program on this machine" in said
         curl = next(line for line in said.splitlines() if "curl" in line)
         assert f"{url}{CHAT}" in curl
-        async with httpx.AsyncClient(base_url=url, verify=False) as client:
+        async with http(url) as client:
             answer = await client.post(CHAT, json={"messages": MESSAGES})
             assert answer.status_code == 200
         running.send_signal(signal.SIGINT)
@@ -228,7 +228,7 @@ async def test_sigterm_lets_streams_end(tmp_path: Path, small: Backend) -> None:
     small.plays(pauses(stopping, first, chunks(rest, usage_event(), DONE)))
     async with (
         process(on_free_ports({"small": small}), tmp_path) as (running, url, _),
-        httpx.AsyncClient(base_url=url, timeout=PATIENCE, verify=False) as client,
+        http(url) as client,
     ):
         body = {"model": "small", "messages": MESSAGES, "stream": True}
         async with client.stream("POST", CHAT, json=body) as answer:

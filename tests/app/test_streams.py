@@ -75,9 +75,7 @@ async def test_a_stream_may_be_cut_anywhere(
 
 
 @pytest.mark.parametrize("at", [1, 20, -1])
-async def test_half_an_event_is_never_passed_on(
-    gateway: Started, small: Backend, at: int
-) -> None:
+async def test_half_an_event_is_never_passed_on(gateway: Started, small: Backend, at: int) -> None:
     running = await gateway(config({"small": small}))
     first, second = EVENTS[1], EVENTS[3]
     passed_on = asyncio.Event()
@@ -142,7 +140,9 @@ async def test_what_follows_the_end_is_not_waited_for(gateway: Started, small: B
     await eventually(lambda: small.cancelled == 1)
 
 
-@pytest.mark.parametrize("end", [b"data: [DONE]\r\n\r\n", b"data:[DONE]\n\n", b"data: [DONE]\n\n: x\n\n"])
+@pytest.mark.parametrize(
+    "end", [b"data: [DONE]\r\n\r\n", b"data:[DONE]\n\n", b"data: [DONE]\n\n: x\n\n"]
+)
 async def test_other_spellings_of_the_end(gateway: Started, small: Backend, end: bytes) -> None:
     running = await gateway(config({"small": small}))
     small.plays(streams(EVENTS[1], end))
@@ -290,9 +290,7 @@ async def test_a_client_that_never_reads_cannot_hold_a_backend_past_the_deadline
     assert (await running.ended()).blame is not None
 
 
-async def test_the_deadline_also_ends_a_stream_that_lives(
-    gateway: Started, small: Backend
-) -> None:
+async def test_the_deadline_also_ends_a_stream_that_lives(gateway: Started, small: Backend) -> None:
     running = await gateway(config({"small": small}, limits={"deadline": 0.5}))
     small.plays(stalls(EVENTS[1]))
     got = await running.streamed(model="small")
@@ -355,9 +353,7 @@ async def test_leaving_in_the_middle_of_a_stream(
 
 
 @pytest.mark.parametrize("policy", ["hedged", "tested"])
-async def test_leaving_while_a_policy_waits(
-    gateway: Started, small: Backend, policy: str
-) -> None:
+async def test_leaving_while_a_policy_waits(gateway: Started, small: Backend, policy: str) -> None:
     running = await gateway(
         config(
             {"small": small},

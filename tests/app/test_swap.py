@@ -13,7 +13,7 @@ import httpx
 from app.admin import admin_app
 from app.serve import listening
 from tests.conftest import Started
-from tests.running import Config, Running, config, eventually
+from tests.running import Config, Running, config, eventually, http
 from tests.scripted import DONE, Backend, chunk, chunks, pauses, usage_event
 
 SWAPS = 20
@@ -25,10 +25,7 @@ async def admin(running: Running) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the gateway's admin API, on a listener of its own."""
     app: Any = admin_app(running.rooms.revisions, "token")
     told = {"authorization": "Bearer token", "if-match": "*"}
-    async with (
-        listening(app) as url,
-        httpx.AsyncClient(base_url=url, headers=told, timeout=10, verify=False) as client,
-    ):
+    async with listening(app) as url, http(url, **told) as client:
         yield client
 
 

@@ -110,6 +110,8 @@ def test_of_a_key_that_stands_twice_both_values_are_replaced(pairs: list[tuple[s
         (b'{"n":12345678901234567890.50}', b'{"model":"b","n":12345678901234567890.50}'),
         (b'{"n":1e400,"model":"a"}', b'{"n":1e400,"model":"b"}'),
         (b'{"m\\u006fdel":"a"}', b'{"m\\u006fdel":"b"}'),
+        (b'{"model":"a","m\\u006fdel":"a"}', b'{"model":"b","m\\u006fdel":"b"}'),
+        (b'{"x":{"model":"a"},"m\\u006fdel":"a"}', b'{"x":{"model":"a"},"m\\u006fdel":"b"}'),
         (b'{"x":{"model":"a"},"model":"a"}', b'{"x":{"model":"a"},"model":"b"}'),
         (b'{"x":"\\"model\\":","model":"a"}', b'{"x":"\\"model\\":","model":"b"}'),
         (b'{"x":"model","model":"a"}', b'{"x":"model","model":"b"}'),

@@ -1,0 +1,126 @@
+"""Probing: what a backend is found to be able to do, and what stays unknown."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from router.faults import FaultError
+from router.fleet import Abilities
+from router.probe import GATE, MANY, SAMPLE, probe
+from router.steps import Surface
+from tests.running import http
+from tests.scripted import Backend, Call, Script, answers, hangs_up
+
+
+@pytest.fixture
+async def client(small: Backend) -> AsyncIterator[httpx.AsyncClient]:
+    async with http(small.url) as it:
+        yield it
+
+
+class Asked:
+    """Answers probes by path, as vLLM does where nothing is said, and keeps what was asked."""
+
+    def __init__(self, backend: Backend, **scripts: Script) -> None:
+        self._usual = backend.asked
+        self._scripts = scripts
+        self.bodies: list[dict[str, Any]] = []
+        backend.asked = self
+
+    async def __call__(self, call: Call) -> None:
+        if call.method == "POST":
+            self.bodies.append(call.json)
+        name = call.path.rpartition("/")[2].partition(".")[0]
+        await self._scripts.get(name, self._usual)(call)
+
+
+async def test_all_that_vllm_tells(client: httpx.AsyncClient, small: Backend) -> None:
+    asked = Asked(small)
+    found = await probe(client, small.url, "small")
+    assert found == Abilities(
+        version="0.32.0",
+        surfaces=frozenset(Surface),
+        served=("small",),
+        context=4096,
+        max_logprobs=20,
+        token_ids=True,
+        tokenizer=found.tokenizer,
+        gate=False,
+    )
+    assert found.tokenizer is not None
+    assert len(found.tokenizer) == 12
+    assert [body["model"] for body in asked.bodies] == ["small"] * 4
+    assert asked.bodies[0]["prompt"] == SAMPLE
+    assert all(body["max_tokens"] <= 2 for body in asked.bodies[1:])
+
+
+async def test_tokenizers_are_told_apart(client: httpx.AsyncClient, small: Backend) -> None:
+    one = await probe(client, small.url, "small")
+    Asked(small, tokenize=answers({"tokens": [1, 2, 4]}))
+    other = await probe(client, small.url, "small")
+    assert one.tokenizer != other.tokenizer
+
+
+@pytest.mark.parametrize(
+    ("said", "limit"),
+    [
+        ("Requested sample logprobs of 1000, which is greater than max allowed: 20", 20),
+        ("logprobs must be at most 5 (maximum is 5)", 5),
+        ("no such parameter", None),
+    ],
+)
+async def test_the_limit_of_logprobs_stands_in_the_refusal(
+    client: httpx.AsyncClient, small: Backend, said: str, limit: int | None
+) -> None:
+    async def completions(call: Call) -> None:
+        if call.json.get("logprobs") == MANY:
+            await call.whole(b'{"error": {"message": "%b"}}' % said.encode(), 400)
+        else:
+            await answers({"choices": []})(call)
+
+    Asked(small, completions=completions)
+    assert (await probe(client, small.url, "small")).max_logprobs == limit
+
+
+async def test_a_gate_in_the_engine(client: httpx.AsyncClient, small: Backend) -> None:
+    async def completions(call: Call) -> None:
+        gated = GATE in call.json.get("vllm_xargs", {})
+        await call.whole(b'{"choices": [{"stop_reason": %b}]}' % (b"151" if gated else b"null"))
+
+    Asked(small, completions=completions)
+    found = await probe(client, small.url, "small")
+    assert (found.gate, found.token_ids, found.max_logprobs) == (True, False, MANY)
+
+
+async def test_what_is_not_answered_stays_unknown(
+    client: httpx.AsyncClient, small: Backend
+) -> None:
+    no = answers(b"not found", 404, "text/plain")
+    Asked(small, version=no, openapi=hangs_up, tokenize=no, completions=hangs_up)
+    found = await probe(client, small.url, "small")
+    assert found == Abilities(served=("small",), context=4096)
+
+
+@pytest.mark.parametrize(
+    ("models", "code"),
+    [
+        (answers(b"<html>", kind="text/html"), "no_models"),
+        (answers({"data": [{"name": "x"}]}), "no_models"),
+        (answers({"data": None}), "no_models"),
+        (answers(b"{}", 500), "no_models"),
+        (hangs_up, "no_models"),
+        (answers({"data": []}), "not_served"),
+        (answers({"data": [{"id": "other"}]}), "not_served"),
+    ],
+)
+async def test_without_its_model_a_backend_is_none(
+    client: httpx.AsyncClient, small: Backend, models: Script, code: str
+) -> None:
+    Asked(small, models=models)
+    with pytest.raises(FaultError) as caught:
+        await probe(client, small.url, "small")
+    assert caught.value.fault.code == code
