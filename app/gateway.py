@@ -21,7 +21,8 @@ from app.sink import AsgiSink, ClientGoneError, Receive, Scope, Send, read_body,
 from router import errors
 from router.alarms import Alarms
 from router.answer import Answer
-from router.engine import MEGABYTE, Drive, Engine
+from router.call import MEGABYTE
+from router.engine import Drive, Engine
 from router.faults import Blame, Fault, FaultError
 from router.ledger import Ledger
 from router.observe import Observers, Refused

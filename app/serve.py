@@ -98,8 +98,8 @@ class Rooms:
 async def rooms(document: Document, *listeners: Listener) -> AsyncIterator[Rooms]:
     """The gateway with all it needs, built from `document`; closed in order at the end."""
     config, limits = document.config, document.config.limits
-    log = Log(config.log.file) if config.log else None
     keys = Keys(Path(config.keys.file)) if config.keys else None
+    log = Log(config.log.file) if config.log else None
 
     def pools() -> Collection[Pool]:
         return revisions.runtime.pools.values()
@@ -161,25 +161,23 @@ async def serve(document: Document, listen: Listen, *, embedded: bool = False) -
     admin_host, admin_said = admin_address(config.admin, token)
     port = config.listen.port if listen.port is None else listen.port
     admin_port = config.admin.port if listen.admin_port is None else listen.admin_port
-    front = bind(listen.host or config.listen.host, port, "--port or listen.port")
-    try:
-        back = bind(admin_host, admin_port, "--admin-port or admin.port")
-    except ServeError:
-        front.close()
-        raise
-    async with rooms(document) as room:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_LOOK):
-                await room.health.probed()
-        settle()
-        print(backends_report(room.revisions.runtime), file=sys.stderr)
-        servers = [_server(room.gateway), _server(admin_app(room.revisions, token))]
-        with _until_signal(room.gateway, servers):
-            running = asyncio.gather(
-                *(s.serve([sock]) for s, sock in zip(servers, (front, back), strict=True))
-            )
-            print(welcome(config, front, back, admin_said, embedded=embedded), flush=True)
-            await running
+    with (
+        bind(listen.host or config.listen.host, port, "--port or listen.port") as front,
+        bind(admin_host, admin_port, "--admin-port or admin.port") as back,
+    ):
+        async with rooms(document) as room:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_LOOK):
+                    await room.health.probed()
+            settle()
+            print(backends_report(room.revisions.runtime), file=sys.stderr)
+            servers = [_server(room.gateway), _server(admin_app(room.revisions, token))]
+            with _until_signal(room.gateway, servers):
+                running = asyncio.gather(
+                    *(s.serve([sock]) for s, sock in zip(servers, (front, back), strict=True))
+                )
+                print(welcome(config, front, back, admin_said, embedded=embedded), flush=True)
+                await running
 
 
 def settle() -> None:

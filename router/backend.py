@@ -55,6 +55,15 @@ class Guard:
         self._left = False
         self.trial = trial
 
+    def heard(self, seconds: float) -> None:
+        """The answer has begun, after so many seconds: a trial call that gets so far has passed,
+        however long the rest of it streams.
+        """
+        self._backend.heard(seconds)
+        if self.trial:
+            self._backend.passed()
+            self.trial = False
+
     def leave(self, blame: Blame | None) -> None:
         """Count the call out; only a backend's own failures and clean ends reach its breaker."""
         if self._left:
@@ -111,6 +120,10 @@ class Backend:
     def heard(self, seconds: float) -> None:
         """Learn the time to first byte of one call."""
         self.latency.add(seconds, self._clock())
+
+    def passed(self) -> None:
+        """The trial call went well."""
+        self._breaker.leave(Outcome(ok=True, at=self._clock(), trial=True))
 
     def settle(self, guard: Guard, blame: Blame | None) -> None:
         """Count one call out, and tell the breaker what the call says about this backend."""

@@ -1,17 +1,19 @@
 """The retry budget: retries may be a share of the traffic, never a storm on top of it.
 
-A token bucket: each request pays in `share`, each retry takes one out; a small floor is refilled
-with time, so that a quiet gateway can retry too. After Finagle's RetryBudget.
+A token bucket: each request pays in `share`, each retry takes one out, and what is not used fades;
+a small floor is refilled with time, so that a quiet gateway can retry too. After Finagle's
+RetryBudget.
 """
 
 from __future__ import annotations
 
+import math
+
 from router.backend import Clock
 
 WINDOW = 10.0
-"""Seconds of traffic that the bucket can remember, and the time that refills the floor once."""
-FULLEST = 1_000.0
-"""Retries saved up at most, so that a long calm does not pay for a storm."""
+"""Seconds after which a saved retry weighs 1/e, and the time that refills the floor once: a long
+calm must not pay for a storm."""
 
 
 class RetryBudget:
@@ -27,14 +29,12 @@ class RetryBudget:
 
     def deposit(self) -> None:
         """A request came in."""
-        self._saved = min(self._saved + self._share, FULLEST)
+        self._pass_time()
+        self._saved += self._share
 
     def withdraw(self) -> bool:
         """Take one retry out, if there is one."""
-        now = self._clock()
-        refill = (now - self._at) / WINDOW * self._floor
-        self._reserve = min(self._reserve + refill, self._floor)
-        self._at = now
+        self._pass_time()
         if self._saved >= 1:
             self._saved -= 1
         elif self._reserve >= 1:
@@ -42,3 +42,10 @@ class RetryBudget:
         else:
             return False
         return True
+
+    def _pass_time(self) -> None:
+        now = self._clock()
+        windows = (now - self._at) / WINDOW
+        self._saved *= math.exp(-windows)
+        self._reserve = min(self._reserve + windows * self._floor, self._floor)
+        self._at = now

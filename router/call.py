@@ -20,12 +20,15 @@ import orjson
 from router import dialect, sse
 from router.alarms import Alarms
 from router.backend import Backend, Guard
+from router.config import LimitsConfig
 from router.faults import Blame, Fault, FaultError
 from router.ledger import Tally
 from router.patience import Patience
 from router.steps import Attempt, Delta, Event, Finished, Surface, Usage
 from router.upstream import READ_ERRORS, Reply, Upstream, broken, broken_off
 
+MEGABYTE = 1 << 20
+KILOBYTE = 1 << 10
 DECODED = 65_536
 """Bytes up to which a whole answer is decoded to be checked; beyond (embeddings), only its ends."""
 
@@ -50,6 +53,17 @@ class Limits:
     answer: int
     hold: int
     event: int
+
+
+def limits(settings: LimitsConfig, first: float) -> Limits:
+    """The configured limits, with this one for the first part."""
+    return Limits(
+        first=first,
+        idle=settings.idle,
+        answer=int(settings.answer_mb * MEGABYTE),
+        hold=int(settings.hold_mb * MEGABYTE),
+        event=int(settings.event_kb * KILOBYTE),
+    )
 
 
 class Call:
@@ -187,7 +201,7 @@ class Call:
 
     def _heard_first(self) -> None:
         self.tally.first_byte = monotonic()
-        self._backend.heard(self.tally.first_byte - self.tally.began)
+        self._guard.heard(self.tally.first_byte - self.tally.began)
 
     def _silent(self) -> FaultError:
         if self.tally.first_byte is None:

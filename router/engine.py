@@ -22,7 +22,7 @@ from typing import Any, Never
 from router.alarms import Alarms
 from router.answer import Answer
 from router.budget import RetryBudget
-from router.call import Call, Limits
+from router.call import Call, Limits, limits
 from router.compose import Composer
 from router.dialect import OPENAI_STREAMS
 from router.faults import Blame, Fault, FaultError
@@ -31,6 +31,7 @@ from router.ledger import Ledger, Tally
 from router.outgoing import hidden_by, outgoing
 from router.patience import Patience
 from router.pool import Pool
+from router.refusals import PolicyError, broke, not_served, nowhere, too_late
 from router.runtime import Runtime
 from router.steps import (
     Attempt,
@@ -54,15 +55,9 @@ from router.steps import (
 from router.tokens import prompt_ids
 from router.upstream import Upstream
 
-MEGABYTE = 1 << 20
-KILOBYTE = 1 << 10
 LAST_WORD = 0.02
 """Share of the deadline kept back, so that a backend's silence is noticed as such before the
 deadline ends everything without telling whose fault it was."""
-
-
-class PolicyError(Exception):
-    """A policy broke the rules of `router.steps`; the message says which."""
 
 
 @dataclass(slots=True)
@@ -132,7 +127,7 @@ class Drive:
         except asyncio.CancelledError:
             if not deadline.broke_it():
                 raise
-            fault = Fault(Blame.GATEWAY, "the request's deadline has passed", 504, "deadline")
+            fault = too_late()
             return await self._give_up(fault)
         finally:
             deadline.stop()
@@ -219,13 +214,13 @@ class Drive:
 
     def _open(self, step: Open) -> Attempt:
         pool, number = self._pool(step.model), len(self.ledger.tallies)
-        served = pool.serves(step.request.surface)
-        backend = pool.pick(step.request.raw, step.avoid, self.engine.rng) if served else None
+        if not pool.serves(step.request.surface):
+            return self._unplace(step, not_served(step))
+        if monotonic() >= self._frames[-1].until:
+            return self._unplace(step, too_late())
+        backend = pool.pick(step.request.raw, step.avoid, self.engine.rng)
         if backend is None:
-            fault = self._nowhere(pool, step.avoid) if served else not_served(step)
-            attempt = Attempt(-1 - len(self._unplaced), step.model, "")
-            self._unplaced[attempt.number] = Failed(attempt, fault)
-            return attempt
+            return self._unplace(step, nowhere(pool, step.avoid))
         attempt = Attempt(number, step.model, backend.name)
         sending = outgoing(step, pool)
         tally = Tally(step.model, backend.name, monotonic(), pool.price, len(sending.body))
@@ -234,24 +229,18 @@ class Drive:
         self._live[number] = Live(call, step.avoid | {backend.name}, hidden_by(step))
         return attempt
 
-    def _nowhere(self, pool: Pool, avoid: frozenset[str]) -> Fault:
-        states = ", ".join(f"{b.name} is {b.state}" for b in pool.backends if b.name not in avoid)
-        why = states or "all of them were tried"
-        message = f'no backend of the model "{pool.name}" can take the request: {why}'
-        return Fault(Blame.BACKEND, message, 503, "no_backend", retry_after=1.0)
+    def _unplace(self, step: Open, fault: Fault) -> Attempt:
+        """An attempt that found no backend: what is wrong is heard with its first event."""
+        attempt = Attempt(-1 - len(self._unplaced), step.model, "")
+        self._unplaced[attempt.number] = Failed(attempt, fault)
+        return attempt
 
     def _limits(self, step: Open, pool: Pool) -> Limits:
         """An attempt may be silent for its share of what is left: others want to try, too."""
         settings = self.runtime.config.limits
         others = len(pool.candidates(step.avoid))
         share = max(self._frames[-1].until - monotonic(), 0.0) / max(others, 1)
-        return Limits(
-            first=min(share, settings.first_token) if step.request.stream else share,
-            idle=settings.idle,
-            answer=int(settings.answer_mb * MEGABYTE),
-            hold=int(settings.hold_mb * MEGABYTE),
-            event=int(settings.event_kb * KILOBYTE),
-        )
+        return limits(settings, min(share, settings.first_token) if step.request.stream else share)
 
     def _known(self, attempt: Attempt) -> Live | Failed:
         if failed := self._unplaced.get(attempt.number):
@@ -369,7 +358,7 @@ class Drive:
         pool = self._pool(step.model)
         backend = pool.pick(step.request.raw, frozenset(), self.engine.rng)
         if backend is None:
-            return Failed(Attempt(-1, step.model, ""), self._nowhere(pool, frozenset()))
+            return Failed(Attempt(-1, step.model, ""), nowhere(pool, frozenset()))
         try:
             return await prompt_ids(self.engine.upstream, backend, pool, step.request)
         except FaultError as error:
@@ -406,15 +395,3 @@ class Drive:
                 frame.steps.close()
             except Exception:  # noqa: BLE001  # as above; there is nobody left to tell
                 traceback.print_exc(file=sys.stderr)
-
-
-def broke(policy: str) -> PolicyError:
-    """The policy, or a function of its own, raised what is being handled now: shown on stderr."""
-    traceback.print_exc(file=sys.stderr)
-    return PolicyError(f'the policy "{policy}" broke; the gateway\'s log has the details')
-
-
-def not_served(step: Open) -> Fault:
-    """The fault of asking a model for an API that its backends do not have."""
-    message = f'the model "{step.model}" does not serve /v1/{step.request.surface.value}'
-    return Fault(Blame.CLIENT, message, 404, "unsupported_endpoint", "model", other_model=True)

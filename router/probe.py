@@ -24,7 +24,7 @@ GATE = "tandem_gate"
 """The `vllm_xargs` key that a gate in the engine listens to; `probe` asks it to stop at once."""
 MANY = 1_000
 """More alternatives than any server returns: the refusal states the limit."""
-_LIMIT = re.compile(r"max(?:imum)?\D{0,40}?(\d+)")
+_LIMIT = re.compile(r"max(?:imum)?\D{0,40}?(\d{1,9})(?!\d)")
 
 Json = Mapping[str, Any]
 
@@ -123,4 +123,5 @@ async def _gate(client: httpx.AsyncClient, url: str, model: str) -> bool | None:
 
 def _choice(completion: Json | None) -> Json | None:
     choices = completion.get("choices") if completion else None
-    return choices[0] if isinstance(choices, list) and choices else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first if isinstance(first, dict) else None

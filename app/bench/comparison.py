@@ -17,7 +17,7 @@ from tqdm import tqdm
 from app.bench import engine, gateway, latency, memory, rivals, swaps
 from app.bench.figures import Figure, Report, Target, machine, ratios, summary
 from app.bench.overhead import Options
-from app.bench.processes import Cores, Running, cores, free_port, module, running
+from app.bench.processes import Cores, Running, allow_open_files, cores, free_port, module, running
 from app.bench.throughput import REQUESTS, STREAMS, Rates, Subject, measure
 
 __all__ = ["backend_process", "compare"]
@@ -50,6 +50,7 @@ Step = Callable[[str], None]
 
 def compare(options: Options) -> Report:
     """The whole benchmark."""
+    allow_open_files()
     report = Report(machine())
     pinned = cores()
     report.machine["cores"] = str(pinned)

@@ -31,8 +31,8 @@ OTHER_KEYS = 20
 TANDEM = "import sys; from app.cli import main; sys.exit(main())"
 """The `tandem` command, whether or not this checkout is installed."""
 
-ADMIN_SECONDS = 30.0
-"""Longest wait for an answer of the admin API, under load."""
+ASK_SECONDS = 30.0
+"""Longest wait for an answer to the benchmark's own questions, under load."""
 
 
 def document(upstream: int, keys: Path, served_as: str = MODEL) -> dict[str, Any]:
@@ -61,27 +61,40 @@ class Gateway:
 
     def swap(self, tree: Mapping[str, Any], client: httpx.Client) -> int:
         """Replace the config; the new revision's number."""
-        answer = client.put(
-            f"http://127.0.0.1:{self.admin}/admin/config",
-            json=tree,
-            headers={"if-match": "*"},
-            timeout=ADMIN_SECONDS,
-        )
-        if answer.status_code != httpx.codes.OK:
-            raise BenchError(f"the config was refused: {answer.status_code} {answer.text[:600]}")
+        answer = self._ask(client, "PUT", self.admin, "/admin/config", tree)
         number: int = answer.json()["number"]
         return number
 
-    def metric(self, name: str) -> float:
+    def metric(self, name: str, client: httpx.Client) -> float:
         """The sum of a metric's samples, over all its labels."""
-        page = httpx.get(f"http://127.0.0.1:{self.process.port}/metrics", timeout=ADMIN_SECONDS)
-        samples = (
+        page = self._ask(client, "GET", self.process.port, "/metrics")
+        return sum(
             sample.value
             for family in text_string_to_metric_families(page.text)
             for sample in family.samples
             if sample.name == name
         )
-        return sum(samples)
+
+    def _ask(
+        self,
+        client: httpx.Client,
+        method: str,
+        port: int,
+        path: str,
+        tree: Mapping[str, Any] | None = None,
+    ) -> httpx.Response:
+        headers = {"if-match": "*"} if tree else {}
+        url = f"http://127.0.0.1:{port}{path}"
+        try:
+            answer = client.request(method, url, json=tree, headers=headers, timeout=ASK_SECONDS)
+            answer.raise_for_status()
+        except httpx.HTTPStatusError as error:
+            refusal = error.response
+            raise BenchError(f"{path}: {refusal.status_code} {refusal.text[:600]}") from error
+        except httpx.TransportError as error:
+            output = self.process.log_tail()
+            raise BenchError(f"{path}: {error}; the gateway's output:\n{output}") from error
+        return answer
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+import httpx
+
 from app.bench.figures import Figure, Target, summary
 from app.bench.gateway import KEY, Gateway
 from app.bench.load import Plan
@@ -42,27 +44,33 @@ def measure(
     """Open the streams, watch, hang up; `rounds` times."""
     grown, left = [], []
     idle = _resident(tandem)
-    plan = Plan(tandem.process.port, STREAMS, WATCHED_SECONDS, stream=True, warmup=3.0, key=KEY)
-    for _ in range(rounds):
-        peak = busy = 0.0
-        with loading(plan, cpu) as process:
-            end = time.monotonic() + WATCHED_SECONDS - EVERY
-            while time.monotonic() < end:
-                peak = max(peak, _resident(tandem))
-                busy = max(busy, tandem.metric(IN_FLIGHT))
-                time.sleep(EVERY)
-            result = finish(process)
-        if result.errors or busy < STREAMS:
-            raise BenchError(
-                f"{busy:.0f} of {STREAMS} slow streams ran and {result.errors} failed; raise the "
-                f"limit of open files (ulimit -n) to 8192. {tandem.process.log_tail()}"
-            )
-        grown.append(peak - idle)
-        left.append(_in_flight_at_last(tandem))
-        step("slow streams")
+    with httpx.Client() as client:
+        for _ in range(rounds):
+            grown.append(_peak(tandem, client, cpu) - idle)
+            left.append(_in_flight_at_last(tandem, client))
+            step("slow streams")
     yield summary(f"{STREAMS} slow streams: memory over idle", grown, "MiB", OVER_IDLE)
     drift = "guards left after all clients hung up"
     yield summary(drift, left, "calls", Target(0, at_least=False))
+
+
+def _peak(tandem: Gateway, client: httpx.Client, cpu: int | None) -> float:
+    """Most memory in MiB while all the streams run."""
+    plan = Plan(tandem.process.port, STREAMS, WATCHED_SECONDS, stream=True, warmup=3.0, key=KEY)
+    peak = busy = 0.0
+    with loading(plan, cpu) as process:
+        end = time.monotonic() + WATCHED_SECONDS - EVERY
+        while time.monotonic() < end:
+            peak = max(peak, _resident(tandem))
+            busy = max(busy, tandem.metric(IN_FLIGHT, client))
+            time.sleep(EVERY)
+        result = finish(process)
+    if result.errors or busy < STREAMS:
+        raise BenchError(
+            f"{busy:.0f} of {STREAMS} slow streams ran and {result.errors} failed: "
+            f"{result.complaint}\nThe gateway's output:\n{tandem.process.log_tail()}"
+        )
+    return peak
 
 
 def _resident(tandem: Gateway) -> float:
@@ -72,8 +80,8 @@ def _resident(tandem: Gateway) -> float:
     return resident
 
 
-def _in_flight_at_last(tandem: Gateway) -> float:
+def _in_flight_at_last(tandem: Gateway, client: httpx.Client) -> float:
     deadline = time.monotonic() + RELEASE_SECONDS
-    while (busy := tandem.metric(IN_FLIGHT)) and time.monotonic() < deadline:
+    while (busy := tandem.metric(IN_FLIGHT, client)) and time.monotonic() < deadline:
         time.sleep(EVERY)
     return busy

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import platform
+import resource
 import socket
 import subprocess
 import sys
@@ -23,8 +23,8 @@ from pathlib import Path
 from app.bench.load import Plan, Result
 
 __all__ = [
-    "BenchError", "Cores", "Loaded", "Running", "answers", "cores", "finish", "free_port", "load",
-    "loading", "module", "running", "stop",
+    "BenchError", "Cores", "Loaded", "Running", "allow_open_files", "answers", "cores", "finish",
+    "free_port", "load", "loading", "module", "running", "stop",
 ]  # fmt: skip
 
 START_SECONDS = 90.0
@@ -32,6 +32,9 @@ START_SECONDS = 90.0
 
 STOP_SECONDS = 10.0
 """Grace between SIGTERM and SIGKILL."""
+
+OPEN_FILES = 8192
+"""A proxy with a thousand streams has two thousand sockets; macOS allows 256 by default."""
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 """Where `python -m app...` is run from."""
@@ -91,14 +94,17 @@ class Running:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
 
     def resident_mib(self) -> float | None:
-        """Resident memory in MiB."""
-        if platform.system() == "Linux":
-            pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-            return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-        shown = subprocess.run(
-            ["ps", "-o", "rss=", "-p", str(self.pid)], capture_output=True, text=True, check=False
-        )
-        return int(shown.stdout) / 2**10 if shown.stdout.strip() else None
+        """Resident memory in MiB; None if the process is gone. `ps` knows it on every system."""
+        asked = ["ps", "-o", "rss=", "-p", str(self.pid)]
+        shown = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+        return int(shown) / 2**10 if shown else None
+
+
+def allow_open_files() -> None:
+    """Let this process and its children open `OPEN_FILES` files, as far as the system lets them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 def module(name: str, *arguments: object) -> list[str]:

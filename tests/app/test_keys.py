@@ -337,7 +337,7 @@ def test_keep_takes_up_changes_by_itself(build: Build, file: Path) -> None:
         keys = build()
         task = asyncio.create_task(keys.keep(interval=0.001))
         write(file, entry("other", "bob"))
-        while isinstance(keys.admit(bearer()), Admitted):  # noqa: ASYNC110  # keys tell nobody
+        while isinstance(keys.admit(bearer()), Admitted):  # keys tell nobody
             await asyncio.sleep(0.001)
         task.cancel()
 

@@ -78,7 +78,8 @@ def tandem(small: Server, large: Server, logs: Path) -> Iterator[Gateway]:
             "careful": {"use": "fallback", "targets": ["small", "large"]},
         },
         "default": "careful",
-        "health": {"every": 0.5},
+        # Patient enough not to find out by itself that a server is frozen (test_killed).
+        "health": {"every": 0.5, "timeout": 30},
     }
     with gateway(config, logs) as running:
         yield running

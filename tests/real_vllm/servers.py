@@ -81,6 +81,10 @@ class Server:
             float(line.rsplit(" ", 1)[1]) for line in samples if all(w in line for w in wanted)
         )
 
+    def freeze(self) -> None:
+        """Stop it and its children where they are: connections stay open, and nothing is said."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
     def kill(self) -> None:
         """End it and its children at once, as an out-of-memory killer would."""
         os.killpg(self.process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A vLLM is killed while it answers. Runs last (see conftest): the small one is gone after it.
+"""A vLLM hangs and is killed while it answers. Runs last (see conftest): the small one is gone then.
 
 One death is seen by three kinds of requests: one in the middle of its answer, some before the first
 byte of theirs, and those that come later.
@@ -16,26 +16,28 @@ from tests.real_vllm.servers import Gateway, Json, Server, eventually
 
 pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(600)]  # the first one starts the servers
 
-MESSAGES = [{"role": "user", "content": "How much is 3 + 4?"}]
-LONG: Json = {
-    "model": "careful", "messages": MESSAGES, "max_tokens": 3500, "ignore_eos": True,
-}  # fmt: skip
+BODY: Json = {
+    "model": "careful",
+    "messages": [{"role": "user", "content": "How much is 3 + 4?"}],
+    "max_tokens": 64,
+}
+LONG: Json = BODY | {"max_tokens": 3500, "ignore_eos": True, "stream": True}
+"""Seconds of work: the death comes in the middle of it."""
 WAITING = 4
 """Requests that have no byte yet when the server dies."""
 
 
 def test_killed(tandem: Gateway, small: Server, http: httpx.Client) -> None:
     with ThreadPoolExecutor(WAITING) as pool, tandem.client() as client:
-        body = LONG | {"stream": True}
-        with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        with client.stream("POST", "/v1/chat/completions", json=LONG) as answer:
             lines = answer.iter_lines()
             first = next(line for line in lines if line.startswith("data: "))
+            small.freeze()
             asked = [
-                pool.submit(client.post, "/v1/chat/completions", json=LONG | {"max_tokens": 1000})
-                for _ in range(WAITING)
+                pool.submit(client.post, "/v1/chat/completions", json=BODY) for _ in range(WAITING)
             ]
             eventually(
-                lambda: small.metric("vllm:num_requests_running") == 1 + WAITING,
+                lambda: tandem.metric("tandem_in_flight", model="small") == 1 + WAITING,
                 30,
                 "all requests are with the small vLLM",
             )
@@ -59,8 +61,8 @@ def test_killed(tandem: Gateway, small: Server, http: httpx.Client) -> None:
     eventually(
         lambda: "unhealthy" in tandem.get("/readyz").text, 10, "the gateway sees that small is dead"
     )
-    later = http.post("/v1/chat/completions", json=LONG | {"max_tokens": 8})
+    later = http.post("/v1/chat/completions", json=BODY)
     assert (later.status_code, later.json()["model"]) == (200, "large")
-    refused = http.post("/v1/chat/completions", json=LONG | {"model": "small"})
+    refused = http.post("/v1/chat/completions", json=BODY | {"model": "small"})
     assert refused.status_code == 503
     assert "small" in refused.json()["error"]["message"]

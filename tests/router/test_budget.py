@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.budget import FULLEST, WINDOW, RetryBudget
+from router.budget import WINDOW, RetryBudget
 
 
 class Clock:
@@ -44,10 +44,16 @@ def test_the_floor_is_refilled_with_time_and_not_beyond() -> None:
 
 
 def test_a_long_calm_does_not_pay_for_a_storm() -> None:
-    budget = RetryBudget(1.0, 0, Clock())
-    for _ in range(int(FULLEST) + 500):
+    clock = Clock()
+    budget = RetryBudget(0.5, 0, clock)
+    for _ in range(5000):
+        clock.now += 0.1
         budget.deposit()
-    assert withdrawn(budget) == FULLEST
+    assert withdrawn(budget) == 50  # 10 requests a second for a window of 10 s, half of it
+    budget.deposit()
+    budget.deposit()
+    clock.now += 100 * WINDOW
+    assert not budget.withdraw()
 
 
 def test_without_share_and_floor_there_are_no_retries() -> None:

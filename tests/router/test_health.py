@@ -119,8 +119,17 @@ async def test_a_hanging_health_page(small: Backend) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/models", "/version", "/openapi.json", "/tokenize",
                                   "/v1/completions"])  # fmt: skip
-@pytest.mark.parametrize("lie", [b"", b"nonsense", b"7", b"[]", b'{"data": 7, "choices": ["x"]}',
-                                 b'{"data": [7], "paths": [1], "choices": [[]], "tokens": 7}'])
+@pytest.mark.parametrize(
+    "lie",
+    [
+        b"",
+        b"nonsense",
+        b"7",
+        b"[]",
+        b'{"data": 7, "choices": ["x"]}',
+        b'{"data": [7], "paths": [1], "choices": [[]], "tokens": 7}',
+    ],
+)
 async def test_nonsense_never_ends_the_watching(small: Backend, path: str, lie: bytes) -> None:  # fmt: skip
     usual: Any = small.asked
     instead(small, path, answers(lie))

@@ -39,6 +39,7 @@ async def test_what_is_sent_is_what_was_given(upstream: Upstream, small: Backend
 
 
 async def test_a_backend_may_live_below_a_path(upstream: Upstream, small: Backend) -> None:
+    small.plays(answers(b"{}"))
     await sent(upstream, f"{small.url}/team%20a")
     assert small.calls[0].path == "/team%20a/v1/completions"
 

@@ -1,0 +1,42 @@
+"""Refusals: what the engine itself has to say no to, and the error of a policy that broke a rule.
+
+Pure: from a step and a pool to a `Fault` in words that tell an operator what to look at.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+from router.faults import Blame, Fault
+from router.pool import Pool
+from router.steps import Open
+
+
+class PolicyError(Exception):
+    """A policy broke the rules of `router.steps`; the message says which."""
+
+
+def broke(policy: str) -> PolicyError:
+    """The policy, or a function of its own, raised what is being handled now: shown on stderr."""
+    traceback.print_exc(file=sys.stderr)
+    return PolicyError(f'the policy "{policy}" broke; the gateway\'s log has the details')
+
+
+def nowhere(pool: Pool, avoid: frozenset[str]) -> Fault:
+    """No backend of `pool` outside `avoid` can take a call now."""
+    states = ", ".join(f"{b.name} is {b.state}" for b in pool.backends if b.name not in avoid)
+    why = states or "all of them were tried"
+    message = f'no backend of the model "{pool.name}" can take the request: {why}'
+    return Fault(Blame.BACKEND, message, 503, "no_backend", retry_after=1.0)
+
+
+def not_served(step: Open) -> Fault:
+    """The model's backends do not have the API that the request came by."""
+    message = f'the model "{step.model}" does not serve /v1/{step.request.surface.value}'
+    return Fault(Blame.CLIENT, message, 404, "unsupported_endpoint", "model", other_model=True)
+
+
+def too_late() -> Fault:
+    """The time in which an answer could have begun is over."""
+    return Fault(Blame.GATEWAY, "the request's deadline has passed", 504, "deadline")

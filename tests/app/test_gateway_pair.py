@@ -1,0 +1,142 @@
+"""The gateway in front of the real embedded pair: as a new user meets it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import openai
+import pytest
+import pytest_asyncio
+
+from app import embedded
+from app.embedded import Pair
+from policies import TABLE
+from router.config import parse
+from router.observe import RequestEnded
+from tests.running import Running, eventually, http, request, running, wire
+from tests.scripted import PATIENCE
+
+MODELS = Path(os.environ.get("TANDEM_PAIR_MODELS", embedded.MODELS))
+QUESTION = "A shop has 36 pens. It sells 17 and then buys 25 more. How many pens are there now?"
+ASKED = {"messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 24}
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.xdist_group("pair"),  # its servers are started once
+    pytest.mark.skipif(
+        not (MODELS / "small" / "onnx" / "model.onnx").is_file(),
+        reason=f"no exported models in {MODELS}: see deploy/pair/README.md",
+    ),
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pair() -> AsyncIterator[Pair]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded, "MODELS", MODELS)
+        started = await embedded.start()
+    yield started
+    await started.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway(pair: Pair) -> AsyncIterator[Running]:
+    document = parse(pair.document, TABLE, "the embedded pair")
+    async with running({**document.written.tree}) as it:
+        yield it
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def api(gateway: Running) -> AsyncIterator[openai.AsyncOpenAI]:
+    url = f"{gateway.url}/v1"
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+async def ended(gateway: Running, request_id: str) -> RequestEnded:
+    """How this request ended, as soon as it has."""
+
+    def found() -> list[RequestEnded]:
+        return [s for s in gateway.seen if isinstance(s, RequestEnded) and s.id == request_id]
+
+    await eventually(lambda: bool(found()))
+    return found()[0]
+
+
+async def test_probing_finds_what_the_pair_can_do(gateway: Running) -> None:
+    for name in ("small", "large"):
+        backend = gateway.backend(name)
+        assert backend.state == "healthy"
+        able = backend.abilities
+        assert able.token_ids is True
+        assert able.max_logprobs
+        assert able.tokenizer is not None
+    same = {gateway.backend(name).abilities.tokenizer for name in ("small", "large")}
+    assert len(same) == 1
+
+
+async def test_every_target_answers(gateway: Running) -> None:
+    for target in gateway.rooms.revisions.runtime.targets:
+        for stream in (False, True):
+            answer = await gateway.post(model=target, stream=stream, **ASKED)
+            assert answer.status_code == 200, (target, answer.text)
+            assert answer.headers["x-tandem-policy"] == target
+            over = await ended(gateway, answer.headers["x-request-id"])
+            assert over.blame is None
+            assert sum(over.completion_by_model.values()) > 0
+    assert gateway.in_flight() == 0
+
+
+async def test_the_gateway_adds_and_loses_nothing(gateway: Running, pair: Pair) -> None:
+    whole = {**ASKED, "model": "small", "logprobs": True, "top_logprobs": 2, "n": 2, "seed": 7}
+    async with http(pair.urls["small"]) as direct:
+        theirs = (await direct.post("/v1/chat/completions", json=whole)).json()
+        ours = (await gateway.post(**whole)).json()
+    for answer in (theirs, ours):
+        answer.pop("id")
+        answer.pop("created")
+    assert ours == theirs
+
+
+async def test_the_official_client(gateway: Running, api: openai.AsyncOpenAI) -> None:
+    stream = await api.chat.completions.create(
+        model="small",
+        messages=[{"role": "user", "content": QUESTION}],
+        max_tokens=24,
+        temperature=0,
+        logprobs=True,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    pieces = [piece async for piece in stream]
+    counted = pieces[-1].usage
+    assert counted is not None
+    assert counted.completion_tokens == sum(
+        len(p.choices[0].logprobs.content or ())
+        for p in pieces
+        if p.choices and p.choices[0].logprobs
+    )
+    whole = await api.completions.create(model="large", prompt="1 + 1 =", max_tokens=4)
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens <= 4
+    with pytest.raises(openai.BadRequestError) as caught:
+        await api.chat.completions.create(
+            model="small", messages=[{"role": "user", "content": "x"}], top_logprobs=500,
+            logprobs=True,
+        )  # fmt: skip
+    assert caught.value.code is not None or caught.value.message
+
+
+async def test_a_client_that_leaves_stops_the_model(gateway: Running, pair: Pair) -> None:
+    long = {**ASKED, "max_tokens": 2000, "ignore_eos": True, "model": "large", "stream": True}
+    async with wire(gateway.url) as client, http(pair.urls["large"]) as direct:
+        await client.send(request(long))
+        await client.until(b"data: ")
+        client.leave()
+        await eventually(lambda: gateway.in_flight() == 0)
+        for _ in range(int(PATIENCE * 1000)):
+            if (await direct.get("/load")).json()["server_load"] == 0:
+                return
+    pytest.fail("the model writes on for a client that has left")
