@@ -137,12 +137,22 @@ async def listening(gateway: Gateway) -> AsyncIterator[str]:
     """The gateway on a free loopback port, whose URL this gives; for benchmarks and tests."""
     listener = bind("127.0.0.1", 0, "a free port")
     server = _server(gateway)
-    running = asyncio.create_task(server.serve([listener]))
+    # Not `serve`: it looks only ten times a second whether to stop, and hundreds of tests wait.
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    await server.startup([listener])
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
-        server.should_exit = True
-        await running
+        for accepting in server.servers:
+            accepting.close()
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+        async with asyncio.timeout(DRAIN):
+            state = server.server_state
+            while state.connections or state.tasks:  # noqa: ASYNC110  # uvicorn tells nobody
+                await asyncio.sleep(0.001)
+        listener.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A vLLM hangs and is killed while it answers. Runs last (see conftest): the small one is gone then.
+"""A vLLM hangs and is killed while it answers. Runs last (see conftest): no small one is left then.
 
 One death is seen by three kinds of requests: one in the middle of its answer, some before the first
 byte of theirs, and those that come later.

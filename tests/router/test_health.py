@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,8 +23,6 @@ OFTEN = {"every": 0.01, "timeout": 0.2}
 
 
 def runtime_of(tree: Config, previous: Runtime | None = None) -> Runtime:
-    import json
-
     return build(parse(json.dumps(tree), TABLE, "test", Form.JSON), TABLE, 1, previous, {})
 
 
@@ -117,20 +116,20 @@ async def test_a_hanging_health_page(small: Backend) -> None:
         assert "Timeout" in only(runtime).why
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/version", "/openapi.json", "/tokenize",
-                                  "/v1/completions"])  # fmt: skip
-@pytest.mark.parametrize(
-    "lie",
-    [
-        b"",
-        b"nonsense",
-        b"7",
-        b"[]",
-        b'{"data": 7, "choices": ["x"]}',
-        b'{"data": [7], "paths": [1], "choices": [[]], "tokens": 7}',
-    ],
-)
-async def test_nonsense_never_ends_the_watching(small: Backend, path: str, lie: bytes) -> None:  # fmt: skip
+LIES = [
+    b"",
+    b"nonsense",
+    b"7",
+    b"[]",
+    b'{"data": 7, "choices": ["x"]}',
+    b'{"data": [7], "paths": [1], "choices": [[]], "tokens": 7}',
+]
+PROBED = ["/v1/models", "/version", "/openapi.json", "/tokenize", "/v1/completions"]
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("path", PROBED)
+async def test_nonsense_never_ends_the_watching(small: Backend, path: str, lie: bytes) -> None:
     usual: Any = small.asked
     instead(small, path, answers(lie))
     async with watching(config({"small": small}, health=OFTEN)) as (_, runtime, _changes):
