@@ -239,7 +239,8 @@ class Drive:
         """An attempt may be silent for its share of what is left: others want to try, too."""
         settings = self.runtime.config.limits
         others = len(pool.candidates(step.avoid))
-        share = max(self._frames[-1].until - monotonic(), 0.0) / max(others, 1)
+        left = max(self._frames[-1].until - monotonic(), 0.0)
+        share = step.share * left / max(others, 1)
         return limits(settings, min(share, settings.first_token) if step.request.stream else share)
 
     def _known(self, attempt: Attempt) -> Live | Failed:

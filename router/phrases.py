@@ -35,6 +35,9 @@ from router.steps import (
     Token,
 )
 
+DRAFT_SHARE = 0.5
+"""Half for the draft, half for the answer, if it comes to that."""
+
 T = TypeVar("T")
 Phrase = Generator[Step, Any, T]
 
@@ -44,9 +47,10 @@ def open_attempt(
     request: Request,
     changes: Mapping[str, Any] = UNCHANGED,
     avoid: frozenset[str] = frozenset(),
+    share: float = 1.0,
 ) -> Phrase[Attempt]:
     """Prepare a call to `model` with these fields changed, on a backend not in `avoid`."""
-    attempt: Attempt = yield Open(model, request, changes, avoid)
+    attempt: Attempt = yield Open(model, request, changes, avoid, share)
     return attempt
 
 
@@ -125,12 +129,15 @@ def collect(attempt: Attempt) -> Phrase[Draft | Failed]:
 
 
 def draft(
-    model: str, request: Request, changes: Mapping[str, Any] = UNCHANGED
+    model: str, request: Request, changes: Mapping[str, Any] = UNCHANGED, share: float = DRAFT_SHARE
 ) -> Phrase[Draft | Failed]:
-    """A whole answer of `model` that the client does not see, spilling over like `serve`."""
+    """A whole answer of `model` that the client does not see, spilling over like `serve`.
+
+    It may be silent for `share` of the time that is left: somebody has yet to answer.
+    """
     tried: frozenset[str] = frozenset()
     while True:
-        attempt = yield from open_attempt(model, request, changes, tried)
+        attempt = yield from open_attempt(model, request, changes, tried, share)
         drafted = yield from collect(attempt)
         if not (isinstance(drafted, Failed) and drafted.spare):
             return drafted

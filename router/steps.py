@@ -126,12 +126,14 @@ class Open:
 
     The call goes out with the first step that waits for it (`Next` or `Relay`), and what fails is
     heard there. `changes` sets top-level fields of the body; `avoid` names backends already tried.
+    `share` is the part of the remaining time that the call may be silent for, as in `Route`.
     """
 
     model: str
     request: Request
     changes: Mapping[str, Any] = field(default_factory=lambda: UNCHANGED)
     avoid: frozenset[str] = frozenset()
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -372,9 +372,13 @@ class Backend:
     async def close(self) -> None:
         """Break every connection; raises what a script did wrong."""
         self._server.close()
-        tasks = [connection.abort() for connection in tuple(self._connections)]
-        await asyncio.gather(*(task for task in tasks if task), return_exceptions=True)
-        await self._server.wait_closed()
+        tasks = [task for task in asyncio.all_tasks() if task.get_name() == self.name]
+        await asyncio.sleep(0)  # a connection that was just accepted is made known now
+        while self._connections:
+            for connection in tuple(self._connections):
+                connection.abort()
+            await asyncio.sleep(0)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for mistake in self.mistakes:
             raise mistake
 
@@ -388,7 +392,6 @@ class _Connection(asyncio.Protocol):
         self._unread = b""
         self._probing = False
         self._call: Call | None = None
-        self._task: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -425,7 +428,7 @@ class _Connection(asyncio.Protocol):
             self._probing = True
             self._backend.probing += 1
         self._call = call
-        self._task = asyncio.create_task(self._answer(call))
+        asyncio.create_task(self._answer(call), name=self._backend.name)  # noqa: RUF006  # named
 
     async def _answer(self, call: Call) -> None:
         leaving = asyncio.create_task(call.gone.wait())
@@ -446,9 +449,8 @@ class _Connection(asyncio.Protocol):
         finally:
             self._call = None
 
-    def abort(self) -> asyncio.Task[None] | None:
+    def abort(self) -> None:
         self._transport.abort()
-        return self._task
 
 
 @asynccontextmanager

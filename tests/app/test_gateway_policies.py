@@ -297,10 +297,6 @@ async def test_the_clients_own_schema_decides(
     assert answer.headers["x-tandem-models"] == f"{wrote}=2"
 
 
-@pytest.mark.xfail(
-    strict=False,  # what is left is a fiftieth of the deadline, and may do
-    reason="an Open has no share of the time that is left, as a Route has",
-)
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_silent_draft_leaves_time_for_the_large_model(
     gateway: Started, small: Backend, large: Backend, stream: bool

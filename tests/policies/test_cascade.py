@@ -12,6 +12,7 @@ import pytest
 
 from policies.cascade import Cascade, Grade
 from router.faults import Blame
+from router.phrases import DRAFT_SHARE
 from router.steps import Attempt, Compute, Next, Note, Open, Relay, Request, Route, Surface
 from tests.fleets import QUESTION, attempt, delta, failed, finished, fleet, request
 from tests.playbook import Playbook
@@ -53,7 +54,11 @@ def drafted(
     policy: Cascade, *texts: str, chat: Request = CHAT, changes: dict[str, Any] | None = None
 ) -> Playbook:
     """The conversation up to the end of a draft of these pieces."""
-    played = Playbook(policy, chat, fleet()).asks(Open("small", chat, changes or {})).hears(SMALL)
+    played = (
+        Playbook(policy, chat, fleet())
+        .asks(Open("small", chat, changes or {}, share=DRAFT_SHARE))
+        .hears(SMALL)
+    )
     for text in texts:
         played.asks(Next((SMALL,))).hears(delta(SMALL, text))
     return played.asks(Next((SMALL,))).hears(finished(SMALL))
@@ -74,7 +79,11 @@ def rejected(played: Playbook, why: str, chat: Request = CHAT) -> None:
 
 def with_logprobs(*values: float, chat: Request = CHAT, asked: dict[str, Any]) -> Playbook:
     policy = Cascade(small="small", large="large", mean_logprob=-0.4)
-    played = Playbook(policy, chat, fleet()).asks(Open("small", chat, asked)).hears(SMALL)
+    played = (
+        Playbook(policy, chat, fleet())
+        .asks(Open("small", chat, asked, share=DRAFT_SHARE))
+        .hears(SMALL)
+    )
     played.asks(Next((SMALL,))).hears(delta(SMALL, "7", *values))
     played.asks(Next((SMALL,))).hears(delta(SMALL, "another", -9.0, choice=1))
     return played.asks(Next((SMALL,))).hears(finished(SMALL))
@@ -212,7 +221,9 @@ def graded(grade: Grade, verdict: str, chat: Request = CHAT) -> tuple[Playbook, 
         "max_tokens": 1,
         "temperature": 0,
     }
-    played = drafted(policy, "It is 7.", chat=chat).asks(Open(grade.by, chat.asking(asked)))
+    played = drafted(policy, "It is 7.", chat=chat).asks(
+        Open(grade.by, chat.asking(asked), share=DRAFT_SHARE)
+    )
     played.hears(grader).asks(Next((grader,))).hears(delta(grader, verdict))
     return played.asks(Next((grader,))).hears(finished(grader)), asked
 
@@ -250,7 +261,7 @@ def test_a_grader_that_fails_rejects_the_draft() -> None:
     played = drafted(policy, "7").asks(
         Open("large", CHAT.asking({
             "messages": [{"role": "user", "content": "7"}], "max_tokens": 1, "temperature": 0,
-        }))
+        }), share=DRAFT_SHARE)
     )  # fmt: skip
     rejected(played.hears(grader).asks(Next((grader,))).hears(failed(grader)), "grade ''")
 
@@ -282,7 +293,7 @@ def test_the_question_is_found_or_empty(body: dict[str, Any], question: str) -> 
         "max_tokens": 1,
         "temperature": 0,
     }
-    drafted(policy, "7", chat=chat).asks(Open("small", chat.asking(asked)))
+    drafted(policy, "7", chat=chat).asks(Open("small", chat.asking(asked), share=DRAFT_SHARE))
 
 
 # -------------------------------------------------------------------- several checks, and failure
@@ -302,7 +313,9 @@ def test_every_check_must_pass_and_each_says_why() -> None:
 
 def broken_draft(end: Any) -> Playbook:
     policy = Cascade(small="small", large="large", pattern="7")
-    played = Playbook(policy, CHAT, fleet()).asks(Open("small", CHAT)).hears(SMALL)
+    played = (
+        Playbook(policy, CHAT, fleet()).asks(Open("small", CHAT, share=DRAFT_SHARE)).hears(SMALL)
+    )
     return played.asks(Next((SMALL,))).hears(end)
 
 
@@ -315,7 +328,9 @@ def test_a_draft_that_fails_is_no_failure_for_the_client() -> None:
 def test_the_draft_spills_over_to_another_backend_first() -> None:
     other = attempt("small", "b:1", 1)
     played = broken_draft(failed(SMALL, spare=True))
-    played.asks(Open("small", CHAT, avoid=frozenset({"a:1"}))).hears(other).asks(Next((other,)))
+    played.asks(Open("small", CHAT, avoid=frozenset({"a:1"}), share=DRAFT_SHARE)).hears(other).asks(
+        Next((other,))
+    )
     played.hears(finished(other)).computes().asks(
         Note("draft_rejected", "the pattern is not in the draft")
     )

@@ -6,6 +6,7 @@ from collections.abc import Generator
 from typing import Any
 
 from router import phrases
+from router.phrases import DRAFT_SHARE
 from router.steps import (
     Close,
     Compute,
@@ -83,7 +84,7 @@ def test_draft_spills_over_while_there_is_one_to_spare() -> None:
     steps, drafted = said(
         phrases.draft("small", CHAT, {"n": 1}), ONE, failed(ONE, spare=True), OTHER, finished(OTHER)
     )
-    assert steps[2] == Open("small", CHAT, {"n": 1}, frozenset({"a:1"}))
+    assert steps[2] == Open("small", CHAT, {"n": 1}, frozenset({"a:1"}), DRAFT_SHARE)
     assert drafted.attempt == OTHER
 
 
