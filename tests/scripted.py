@@ -392,6 +392,7 @@ class _Connection(asyncio.Protocol):
         self._unread = b""
         self._probing = False
         self._call: Call | None = None
+        self._task: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -428,7 +429,7 @@ class _Connection(asyncio.Protocol):
             self._probing = True
             self._backend.probing += 1
         self._call = call
-        asyncio.create_task(self._answer(call), name=self._backend.name)  # noqa: RUF006  # named
+        self._task = asyncio.create_task(self._answer(call), name=self._backend.name)
 
     async def _answer(self, call: Call) -> None:
         leaving = asyncio.create_task(call.gone.wait())
