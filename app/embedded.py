@@ -32,16 +32,15 @@ models:
     price: {{input: 0.30, output: 1.20}}
 policies:
   auto: {{use: cascade, small: small, large: large, mean_logprob: {mean_logprob}}}
-  graded: {{use: cascade, small: small, large: large, grade: {{by: large}}}}
   careful: {{use: fallback, targets: [large, small]}}
   canary: {{use: split, weights: {{small: 1, large: 9}}}}
   hedged: {{use: hedge, model: large, backup: small, delay: 0.5}}
 default: auto
 baseline: large
 """
-PARAMS_B = {"small": 0.0001, "large": 0.001}
+PARAMS_B = {"small": 59_616e-9, "large": 1_050_240e-9}
 """Parameters in billions, as the pair's README counts them."""
-MEAN_LOGPROB = -0.01
+MEAN_LOGPROB = -0.035
 """Above it a draft of the small model is accepted; chosen on problems that no report uses."""
 
 

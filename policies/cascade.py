@@ -107,7 +107,7 @@ class Cascade:
         if isinstance(drafted, Failed):
             if not drafted.fault.elsewhere:
                 return drafted
-            yield from note("draft_failed", drafted.fault.message)
+            yield from note("draft_failed", drafted.fault.summary)
             return (yield from route(self.large, request))
         accepted, why = yield from self._judge(request, drafted)
         if accepted:
@@ -173,8 +173,11 @@ def _schema_problem(schema: Mapping[str, Any] | None, text: str) -> str | None:
         return None
     try:
         jsonschema_rs.validate(dict(schema), value, offline=True)  # the schema may be a client's
-    except (jsonschema_rs.ValidationError, ValueError) as error:
-        return f"the draft does not fit the schema: {str(error).splitlines()[0][:120]}"
+    except jsonschema_rs.ValidationError as error:  # its text quotes the draft: only say where
+        place = "/".join(str(step) for step in error.instance_path) or "the top"
+        return f"the draft does not fit the schema at {place}"
+    except ValueError:
+        return "the schema is no JSON schema"
     return None
 
 

@@ -35,7 +35,7 @@ class Fallback:
             ended = yield from route(target, request, share=1 / (last - place + 1))
             if place == last or not _worth_another(ended):
                 return ended
-            yield from note("fell_back", f"from {target}: {ended.fault.message}")
+            yield from note("fell_back", f"from {target}: {ended.fault.summary}")
         raise AssertionError("a fallback has at least one target")
 
 

@@ -52,7 +52,7 @@ class Hedge:
             case Failed() as failed:
                 if not failed.fault.elsewhere:
                     return failed
-                yield from note("first_failed", failed.fault.message)
+                yield from note("first_failed", failed.fault.summary)
                 second = yield from self._another(first, request)
                 ended = yield from relay(second)
                 return failed if isinstance(ended, Failed) and not second.backend else ended

@@ -43,13 +43,16 @@ class Sink(Protocol):
 
 
 class Answer:
-    """One answer. `begun` once a header is out, `committed` once content is."""
+    """One answer. `begun` once a header is out, `committed` once content is, `complete` once
+    the client has been told that nothing more comes.
+    """
 
     def __init__(self, ledger: Ledger, sink: Sink) -> None:
         self._ledger = ledger
         self._sink = sink
         self.begun = False
         self.committed = False
+        self.complete = False
         self.ended = False
         self._spoke = ledger.began
         self.composer: Composer | None = None
@@ -89,6 +92,7 @@ class Answer:
         for block in sse.blocks(part):
             if _DONE.match(block):
                 kept.append(self._closing() + sse.DONE)
+                self.complete = True
             elif b'"usage"' in block:
                 kept.append(self._with_usage(block))
             else:

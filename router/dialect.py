@@ -224,15 +224,16 @@ def fault_of(status: int, message: str, body: bytes) -> Fault:
     its body travels on untouched, unless it is no JSON object (a proxy's page, say).
     """
     if status in (429, 503):
-        return Fault(Blame.BUSY, message, 503, "overloaded", retry_after=1.0)
+        return Fault(Blame.BUSY, message, 503, "overloaded", retry_after=1.0, quotes=True)
     if status in _ACCOUNT_FAULTS:
         return Fault(
             Blame.BACKEND, f"the backend refused the gateway's own key ({status})", 502, "bad_key"
         )
     if 400 <= status < 500 and status != 408:
         stated = body if _is_object(body) else None
-        return Fault(Blame.CLIENT, message, status, body=stated)
-    return Fault(Blame.BACKEND, f"the backend answered {status}: {message}", 502, "backend_error")
+        return Fault(Blame.CLIENT, message, status, body=stated, quotes=True)
+    said = f"the backend answered {status}: {message}"
+    return Fault(Blame.BACKEND, said, 502, "backend_error", quotes=True)
 
 
 def _is_object(body: bytes) -> bool:

@@ -368,11 +368,13 @@ class Drive:
     # ------------------------------------------------------------------------- the end
 
     async def _conclude(self, ended: Ended) -> None:
-        if isinstance(ended, Failed):
+        if isinstance(ended, Finished):
+            await self.answer.end(ended)
+        elif self.answer.complete:  # what failed came after the answer, and is not the client's
+            await self.answer.end(Finished(ended.attempt))
+        else:
             self.ledger.fault = ended.fault
             await self.answer.fail(ended.fault)
-        else:
-            await self.answer.end(ended)
 
     async def _give_up(self, fault: Fault) -> Failed:
         self._close_all(fault.blame)  # first: a client that does not read must not hold a backend

@@ -32,7 +32,8 @@ class Fault:
 
     `status` is the HTTP status to answer with if nothing was sent yet. `body` is a backend's own
     error body, passed on untouched where the blame is the client's. `retry_after` is in seconds.
-    `other_model` says that another model may well serve what this one cannot.
+    `other_model` says that another model may well serve what this one cannot; `quotes` that the
+    message holds a backend's own words, which may quote the prompt.
     """
 
     blame: Blame
@@ -43,6 +44,12 @@ class Fault:
     body: bytes | None = None
     retry_after: float | None = None
     other_model: bool = False
+    quotes: bool = False
+
+    @property
+    def summary(self) -> str:
+        """The message as it may be logged and told to other listeners: no backend's words in it."""
+        return f"{self.status} {self.code or ''}".strip() if self.quotes else self.message
 
     @property
     def elsewhere(self) -> bool:

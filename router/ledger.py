@@ -128,7 +128,7 @@ class Ledger:
             stream=self.request.stream,
             status=self.status,
             blame=self.fault.blame if self.fault else None,
-            message=self.fault.message if self.fault else "",
+            message=self.fault.summary if self.fault else "",
             reason=self.reason,
             detail=self.detail,
             attempts=attempts,

@@ -1,33 +1,30 @@
 """Upstream: HTTP to the backends, and nothing that is above HTTP.
 
-One `aiohttp` session per process (decision 0001 has the measurement). It follows no redirect, reads
-no proxy from the environment and decompresses nothing. What can go wrong at this level becomes a
-`FaultError` here, so that no caller ever sees an aiohttp class. Waiting limits are the caller's;
-only the time to connect is kept here, because nobody else sees the connection.
+`router.http1` does the talking, `router.origins` the connecting (decision 0001 says why not a
+library). What can go wrong at this level becomes a `FaultError` here, so that no caller ever sees
+an `HttpError`. Waiting limits are the caller's; only the time to connect is kept below, because
+nobody else sees the connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from time import monotonic
 
-import aiohttp
-from yarl import URL
-
+from router import http1
 from router.faults import Blame, Fault, FaultError
+from router.origins import Client
 
-KEEP_IDLE = 4.0
-"""Seconds an idle connection is kept. vLLM (uvicorn) closes its own after 5, so be first."""
-LONGEST_HEADER = 65_536
-"""Bytes in a response header line; aiohttp's default of 8 KiB is an error for chatty proxies."""
 STALE = 0.05
 """Seconds: a kept connection that breaks this soon after sending was closed before, and the call
-never reached the backend; it is made once more on a fresh connection."""
+never reached the backend; it is made once more on a fresh connection. Later than that, the backend
+may have died of the call."""
 FINISH = 0.05
 """Seconds to wait for the end of a stream that has said that it is done, to keep its connection."""
 
 
-READ_ERRORS = (aiohttp.ClientError,)
+READ_ERRORS = (http1.HttpError,)
 """What `Reply.read` may raise; `broken_off` says what that means."""
 
 
@@ -44,17 +41,17 @@ def broken(message: str, code: str = "backend_error") -> FaultError:
 class Reply:
     """A backend's answer, its body still to be read. `close` is idempotent and never waits.
 
-    `read` gives whatever has arrived, at once, and nothing at the end; it is the library's own
+    `read` gives whatever has arrived, at once, and nothing at the end; it is the exchange's own
     bound method, since it is called once per token, and so raises `READ_ERRORS`.
     """
 
-    __slots__ = ("_response", "kind", "read", "status")
+    __slots__ = ("_exchange", "kind", "read", "status")
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.kind = response.content_type
-        self.read: Callable[[], Awaitable[bytes]] = response.content.readany
+    def __init__(self, exchange: http1.Exchange) -> None:
+        self._exchange = exchange
+        self.status = exchange.status
+        self.kind = exchange.kind
+        self.read: Callable[[], Awaitable[bytes]] = exchange.read
 
     async def read_whole(self, limit: int) -> bytes:
         """The whole body; a `FaultError` if it is longer than `limit` bytes."""
@@ -71,73 +68,54 @@ class Reply:
 
     async def finish(self) -> None:
         """Let a stream that is over end by itself, so that its connection can be used again."""
-        if self._response.content.at_eof():
+        if self._exchange.complete:
             return
         try:
             async with asyncio.timeout(FINISH):
-                await self._response.content.readany()
-        except (TimeoutError, aiohttp.ClientError):
+                await self._exchange.read()
+        except (TimeoutError, http1.HttpError):
             pass
 
     def close(self) -> None:
         """Hang up; a body that was read to its end leaves the connection for others."""
-        self._response.close()
+        self._exchange.close()
 
 
 class Upstream:
-    """The session that all calls go through. Make it inside a running loop; close it after."""
+    """The way to all backends. Make it inside a running loop; close it after."""
 
     def __init__(self, connect: float) -> None:
-        self._urls: dict[tuple[str, str], URL] = {}
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_IDLE, ttl_dns_cache=60),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-            max_line_size=LONGEST_HEADER,
-            max_field_size=LONGEST_HEADER,
-        )
+        self._client = Client(connect)
 
     async def send(self, base: str, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
-        """POST `body`; the reply comes with its status and type. Raises `FaultError`."""
-        url = self._urls.get((base, path))
-        if url is None:
-            url = self._urls[base, path] = URL(base + path, encoded=True)
-        began = asyncio.get_running_loop().time()
-        try:
-            return await self._post(url, body, headers)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            late = asyncio.get_running_loop().time() - began > STALE
-            if late or isinstance(error, aiohttp.ClientConnectorError):
-                raise _fault_of(error) from error
-        except aiohttp.ClientError as error:
-            raise _fault_of(error) from error
-        try:
-            return await self._post(url, body, headers)
-        except aiohttp.ClientError as error:
-            raise _fault_of(error) from error
+        """POST `body`; the reply comes with its status and type. Raises `FaultError`.
 
-    async def _post(self, url: URL, body: bytes, headers: Mapping[str, str]) -> Reply:
-        response = await self._session.request(
-            "POST", url, data=body, headers=headers, allow_redirects=False
-        )
-        return Reply(response)
+        A kept connection that had been closed before the call reached the backend is no failure:
+        the call is made once more on a fresh one.
+        """
+        began = monotonic()
+        try:
+            try:
+                return Reply(await self._client.post(base, path, body, headers))
+            except http1.StaleError:
+                if monotonic() - began > STALE:
+                    raise
+            return Reply(await self._client.post(base, path, body, headers, fresh=True))
+        except http1.HttpError as error:
+            raise _fault_of(error) from error
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._session.close()
+        self._client.close()
 
 
-def _fault_of(error: aiohttp.ClientError) -> FaultError:
+def _fault_of(error: http1.HttpError) -> FaultError:
     match error:
-        case aiohttp.ConnectionTimeoutError():
+        case http1.ConnectTimeoutError():
             return broken("the backend did not accept a connection in time", "connect_timeout")
-        case aiohttp.ClientConnectorError():
-            return broken(f"cannot connect to the backend: {error.os_error}", "unreachable")
-        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
+        case http1.ConnectError():
+            return broken(f"cannot connect to the backend: {error}", "unreachable")
+        case http1.HungUpError():
             return broken("the backend hung up before it answered", "hung_up")
-        case aiohttp.ClientResponseError():
-            return broken(f"the backend does not speak HTTP: {error.message}", "malformed")
         case _:
-            return broken(f"the call failed: {error}")
+            return broken(f"the backend does not speak HTTP: {error}", "malformed")

@@ -17,8 +17,6 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
-import aiohttp
-
 from policies import TABLE
 from router import sse
 from router.alarms import Alarms
@@ -31,7 +29,7 @@ from router.fleet import Fleet
 from router.ledger import Ledger
 from router.runtime import Runtime, build
 from router.steps import Ended, Policy, Request, Steps
-from router.upstream import Upstream, broken
+from router.upstream import READ_ERRORS, Upstream, broken
 from tests.fleets import request
 
 PATIENCE = 10.0
@@ -69,7 +67,7 @@ class Canned:
         try:
             while part := await self.read():
                 body += part
-        except aiohttp.ClientError as error:
+        except READ_ERRORS as error:
             raise broken(str(error)) from error
         assert len(body) <= limit
         return body

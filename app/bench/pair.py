@@ -31,7 +31,7 @@ from router.config import parse
 from router.cost import active_params
 from router.observe import AttemptEnded, Observation, RequestEnded
 
-POLICIES = ("small", "large", "auto", "graded")
+POLICIES = ("small", "large", "auto")
 """What is measured if nothing is said."""
 AT_ONCE = 8
 """Requests in flight: enough to keep two cores busy."""

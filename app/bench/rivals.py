@@ -46,7 +46,7 @@ class Rival:
 
 
 LITELLM = Rival("litellm", ("litellm[proxy]==1.106.2",), "litellm", 16, 3.0)
-ROUTER = Rival("vllm-router", ("vllm-router==0.1.17",), "vllm-router", 256, 1.0)
+ROUTER = Rival("vllm-router", ("vllm-router==0.1.17",), "vllm-router", 512, 1.0)
 
 
 def _folder(rival: Rival) -> Path:

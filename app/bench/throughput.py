@@ -30,7 +30,7 @@ class Case:
 
 
 REQUESTS = Case("requests", stream=False, connections=16, warmup=0.5)
-STREAMS = Case("chunks", stream=True, connections=256, warmup=1.5)
+STREAMS = Case("chunks", stream=True, connections=512, warmup=2.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,7 @@ LATER: Mapping[str, tuple[Script, str]] = {
     "breaks in an event": (chunks(FIRST[:9], then=hangs_up), "broken"),
     "stops": (chunks(), "truncated"),
     "says an error": (chunks(event(ERROR), DONE), "backend_error"),
-    "frames badly": (bad_framing, "idle_timeout"),
+    "frames badly": (bad_framing, "broken"),
     "stalls": (silent, "idle_timeout"),
     "stalls in an event": (chunks(FIRST[:9], then=silent), "idle_timeout"),
 }

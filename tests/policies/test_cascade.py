@@ -145,8 +145,8 @@ def test_a_draft_that_fits_the_schema_is_accepted() -> None:
     [
         ("seven", "the draft is not JSON"),
         ("", "the draft is not JSON"),
-        ('{"answer": "7"}', 'the draft does not fit the schema: "7" is not of type "integer"'),
-        ("{}", 'the draft does not fit the schema: "answer" is a required property'),
+        ('{"answer": "7"}', "the draft does not fit the schema at answer"),
+        ("{}", "the draft does not fit the schema at the top"),
     ],
 )
 def test_a_draft_that_does_not_fit_the_schema_is_rejected(text: str, why: str) -> None:

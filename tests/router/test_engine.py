@@ -7,12 +7,12 @@ import threading
 from time import monotonic
 from typing import Any
 
-import aiohttp
 import pytest
 
 from router import sse
 from router.faults import Blame
 from router.fleet import Fleet
+from router.http1 import HungUpError
 from router.phrases import (
     collect,
     compute,
@@ -356,7 +356,7 @@ async def test_work_runs_off_the_loop() -> None:
         (Canned([b'{"tokens":["a"]}'], kind="application/json"), None),
         (Canned([b"[]"], kind="application/json"), None),
         (Canned([b"<html>"], kind="text/html"), None),
-        (Canned([aiohttp.ClientPayloadError("cut")]), None),
+        (Canned([HungUpError("cut")]), None),
         (refusing(404), None),
     ],
     ids=str,

@@ -10,13 +10,13 @@ import random
 from time import monotonic
 from typing import Any, ClassVar
 
-import aiohttp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router import sse
 from router.fleet import Fleet
+from router.http1 import HungUpError
 from router.steps import (
     Attempt,
     Close,
@@ -106,7 +106,7 @@ def reply(rng: random.Random, *, stream: bool) -> Canned:
             good,
             good,
             refusing(rng.choice((400, 401, 404, 429, 500, 503))),
-            Canned([chunk("It "), aiohttp.ClientPayloadError("cut")]),
+            Canned([chunk("It "), HungUpError("cut")]),
             Canned([chunk("It "), b'data: {"choices":[{"del']),
             Canned([chunk("It "), SILENT]),
             Canned([chunk("It ") + sse.event(b'{"error":{"message":"out of memory"}}')]),
