@@ -198,6 +198,8 @@ class HealthConfig(Section):
     """Seconds between two checks of a backend."""
     timeout: Seconds = 2.0
     """Longest wait for the answer to a check."""
+    silences: Annotated[int, Field(ge=1, le=100)] = 3
+    """Checks in a row without an answer in time that mean unwell; a busy server may miss one."""
     path: Annotated[str, Field(pattern=r"^/[!-~]*$")] = "/health"
     """What is asked for; any 2xx means well."""
 

@@ -57,9 +57,16 @@ class Health:
         await self._client.aclose()
 
     async def _watch(self, backend: Backend, settings: HealthConfig) -> None:
+        silences = 0
         while True:
             pool = self._pools[backend]
-            healthy, why = await self._look(backend, pool, settings)
+            try:
+                healthy, why = await self._look(backend, pool, settings)
+                silences = 0
+            except httpx.TimeoutException as error:
+                silences += 1
+                healthy = backend.probed and silences < settings.silences
+                why = f"{settings.path}: {error!r}"
             if healthy != backend.healthy:
                 backend.healthy = healthy
                 backend.probed &= healthy  # another version may come back in its place
@@ -77,6 +84,8 @@ class Health:
                 return False, f"{settings.path} answered {response.status_code}"
             if not backend.probed:
                 await self._probe(backend, pool)
+        except httpx.TimeoutException:
+            raise
         except httpx.HTTPError as error:
             return False, f"{settings.path}: {error!r}"
         except FaultError as error:

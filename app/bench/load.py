@@ -27,7 +27,7 @@ import uvloop
 __all__ = ["Plan", "Result", "main", "request_bytes"]
 
 PROMPT_BYTES = 1024
-"""Size of a request's body, the issue's figure: a short chat."""
+"""Size of a request's body: a short chat."""
 
 END = b"\r\n0\r\n\r\n"
 """How a chunked body ends: the last line of data and the empty chunk."""

@@ -26,6 +26,10 @@ def runtime_of(tree: Config, previous: Runtime | None = None) -> Runtime:
     return build(parse(json.dumps(tree), TABLE, "test", Form.JSON), TABLE, 1, previous, {})
 
 
+async def hangs(call: Call) -> None:
+    await call.gone.wait()
+
+
 @asynccontextmanager
 async def watching(tree: Config) -> AsyncIterator[tuple[Health, Runtime, list[BackendChanged]]]:
     changes: list[BackendChanged] = []
@@ -100,6 +104,17 @@ async def test_after_an_illness_it_is_probed_anew(small: Backend) -> None:
         assert only(runtime).abilities.version == "0.33.0"
 
 
+async def test_a_busy_server_may_miss_a_check(small: Backend) -> None:
+    often = {**OFTEN, "timeout": 0.05, "silences": 100}
+    async with watching(config({"small": small}, health=often)) as (_, runtime, changes):
+        backend = only(runtime)
+        assert backend.healthy
+        instead(small, "/health", hangs)
+        await eventually(lambda: backend.why.startswith("/health: ReadTimeout"))
+        assert backend.healthy
+        assert not changes
+
+
 async def test_a_server_of_other_models_is_not_healthy(small: Backend) -> None:
     small.serves = ("llama", "qwen")
     async with watching(config({"small": small})) as (_, runtime, _changes):
@@ -107,9 +122,6 @@ async def test_a_server_of_other_models_is_not_healthy(small: Backend) -> None:
 
 
 async def test_a_hanging_health_page(small: Backend) -> None:
-    async def hangs(call: Call) -> None:
-        await call.gone.wait()
-
     instead(small, "/health", hangs)
     async with watching(config({"small": small}, health=OFTEN)) as (_, runtime, _changes):
         assert only(runtime).state == "unhealthy"
