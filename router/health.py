@@ -20,6 +20,9 @@ from router.pool import Pool
 from router.probe import probe
 from router.runtime import Runtime
 
+FRESH = httpx.Limits(max_keepalive_connections=0)
+"""A connection for each check: vLLM closes idle ones after 5 s, which is when the next check would
+find it closed and take that for an answer."""
 PROBE_TIMEOUT = 10.0
 """Seconds for one question of a probe: the first token of a busy server may take as long."""
 
@@ -29,7 +32,7 @@ class Health:
 
     def __init__(self, observe: Listener) -> None:
         self._observe = observe
-        self._client = httpx.AsyncClient(trust_env=False)
+        self._client = httpx.AsyncClient(trust_env=False, limits=FRESH)
         self._tasks: dict[Backend, asyncio.Task[None]] = {}
         self._pools: dict[Backend, Pool] = {}
         self._asked: dict[Backend, asyncio.Event] = {}

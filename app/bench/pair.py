@@ -24,6 +24,7 @@ import uvloop
 from tqdm import tqdm
 
 from app import embedded
+from app.bench.processes import BenchError
 from app.serve import listening, rooms
 from deploy.pair.problems import REPORT_SEED_FROM, Problem, is_correct, problems
 from policies import TABLE
@@ -92,7 +93,7 @@ def main(options: argparse.Namespace) -> int:
     asked = list(problems(options.seed, options.n))
     try:
         rows = uvloop.run(_measure(options.policy or POLICIES, asked, options.config))
-    except embedded.EmbeddedError as error:
+    except (BenchError, embedded.EmbeddedError) as error:
         print(f"tandem: {error}", file=sys.stderr)
         return 1
     print(json.dumps({"rows": [asdict(row) for row in rows]}) if options.json else table(rows))
@@ -166,7 +167,8 @@ async def _answer(client: httpx.AsyncClient, policy: str, problem: Problem) -> s
         "max_tokens": LONGEST,
     }
     response = await client.post("/v1/chat/completions", json=body)
-    response.raise_for_status()
+    if not response.is_success:
+        raise BenchError(f"{policy} failed: {response.text[:600]}")
     return str(response.json()["choices"][0]["message"]["content"])
 
 
