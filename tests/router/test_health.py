@@ -115,6 +115,21 @@ async def test_a_busy_server_may_miss_a_check(small: Backend) -> None:
         assert not changes
 
 
+async def test_no_connection_is_kept_for_the_next_check(small: Backend) -> None:
+    looked = 0
+
+    async def counts(call: Call) -> None:
+        nonlocal looked
+        looked += 1
+        await answers({})(call)
+
+    instead(small, "/health", counts)
+    async with watching(config({"small": small}, health=OFTEN)):
+        before, since = small.connected, looked
+        await eventually(lambda: looked >= since + 3)
+        assert small.connected >= before + 3
+
+
 async def test_a_server_of_other_models_is_not_healthy(small: Backend) -> None:
     small.serves = ("llama", "qwen")
     async with watching(config({"small": small})) as (_, runtime, _changes):
