@@ -6,6 +6,7 @@ what they are compared by, and how, is in a module of its own.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -42,6 +43,9 @@ a Python relay passes on with a core of its own."""
 ROUNDS = 3
 """Times that a thousand streams are opened and abandoned: one to grow, two to show that it ends."""
 
+BUSY = 0.5
+"""Load average from which on something else took a share of the time: half a core's worth."""
+
 HALF_LOAD = 0.5
 """Share of the gateway's own rate at which latency is measured."""
 
@@ -66,6 +70,11 @@ def compare(options: Options) -> Report:
         )
     allow_open_files()
     report = Report(machine())
+    if os.getloadavg()[0] > BUSY:
+        report.remarks.append(
+            "The machine was busy when this began: trust the ratios per core, not those by clock, "
+            "and measure latencies again when it is idle."
+        )
     pinned = cores()
     report.machine["cores"] = str(pinned)
     with tqdm(total=_steps(options), disable=not options.progress, unit="part") as bar:

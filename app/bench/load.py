@@ -66,7 +66,7 @@ class Plan:
 class Result:
     """What came back within `seconds`: whole answers, streamed events, latencies in ms.
 
-    `complaint` is the beginning of the first answer that was not a 200.
+    `complaint` says what the first failure was.
     """
 
     answers: int
@@ -128,14 +128,20 @@ class _Load:
         else:
             self._idle.append(connection)
 
-    def lost(self, connection: _Connection, busy: bool) -> None:
+    def lost(self, connection: _Connection, busy: bool, why: str) -> None:
         """A connection is gone: an error if an answer was under way. It is replaced."""
         if self.running:
-            self.errors += busy
+            if busy:
+                self.failed(f"hung up in the middle of an answer: {why}")
             if connection in self._idle:
                 self._idle.remove(connection)
             self._replacements.add(task := asyncio.create_task(self._replace()))
             task.add_done_callback(self._replacements.discard)
+
+    def failed(self, complaint: str) -> None:
+        """Count a failure; the first one is remembered."""
+        self.errors += 1
+        self.complaint = self.complaint or complaint
 
     async def _replace(self) -> None:
         await asyncio.sleep(REPLACE_SECONDS)
@@ -146,8 +152,8 @@ class _Load:
         loop = asyncio.get_running_loop()
         try:
             await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self.plan.port)
-        except OSError:
-            self.errors += 1
+        except OSError as error:
+            self.failed(f"no connection: {error}")
 
     async def arrivals(self) -> None:
         """The open loop's clock."""
@@ -214,7 +220,8 @@ class _Connection(asyncio.Protocol):
         self._load.ready(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._load.lost(self, self._busy)
+        why = f"{exc or 'closed'} after {perf_counter() - self._since:.1f} s, head {self._head!r}"
+        self._load.lost(self, self._busy, why)
 
     def send(self, since: float) -> None:
         """Send the request; its latency counts from `since`."""
@@ -255,8 +262,7 @@ class _Connection(asyncio.Protocol):
         if self._head.startswith(GOOD):
             load.latencies.append(perf_counter() - self._since)
         else:
-            load.errors += 1
-            load.complaint = load.complaint or f"{self._head!r} {bytes(self._body[:300])!r}"
+            load.failed(f"{self._head!r} {bytes(self._body[:300])!r}")
         if load.plan.collect:
             revision = _REVISION.search(self._head)
             marks = sorted({mark.decode() for mark in _MARK.findall(bytes(self._body))})

@@ -18,7 +18,7 @@ from app.bench.gateway import KEY, Gateway, document
 from app.bench.load import Plan, Result
 from app.bench.processes import finish, loading, stop
 
-__all__ = ["measure"]
+__all__ = ["measure", "verdict"]
 
 CONNECTIONS = 8
 """For whole answers, and as many for streams: enough that some of either are always in flight."""
@@ -52,18 +52,15 @@ def measure(
                 seconds.append(1e3 * (perf_counter() - began))
                 step("swap")
             results = [finish(stop(process)) for process in (whole, streamed)]
-    yield from _verdict(meant, results, seconds)
+    yield from verdict(meant, results, seconds)
 
 
-def _verdict(
-    meant: dict[str, str], results: list[Result], seconds: list[float]
-) -> Iterator[Figure]:
+def verdict(meant: dict[str, str], results: list[Result], seconds: list[float]) -> Iterator[Figure]:
+    """Failed and mixed answers of the loads; `meant` has a model's name for each revision."""
     marks = Counter[str]()
     for result in results:
         marks.update(result.marks)
-    mixed = sum(
-        seen for mark, seen in marks.items() if mark.split(":") != [*_expected(mark, meant)]
-    )
+    mixed = sum(seen for mark, seen in marks.items() if not _agree(mark, meant))
     failed = sum(result.errors for result in results)
     answered = sum(result.answers for result in results)
     revisions = len({mark.split(":")[0] for mark in marks})
@@ -74,6 +71,7 @@ def _verdict(
     yield summary("swaps: one swap under load", seconds, "ms")
 
 
-def _expected(mark: str, meant: dict[str, str]) -> tuple[str, str]:
-    revision = mark.partition(":")[0]
-    return revision, meant.get(revision, "an unknown revision")
+def _agree(mark: str, meant: dict[str, str]) -> bool:
+    """Whether an answer was made throughout by the config that its revision stands for."""
+    revision, _, names = mark.partition(":")
+    return meant.get(revision) == names

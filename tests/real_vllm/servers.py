@@ -139,6 +139,7 @@ def vllm(python: Path, model: Path, logs: Path) -> Iterator[Server]:
         "--dtype": "float32",
         "--max-model-len": str(CONTEXT),
         "--tool-call-parser": "hermes",
+        "--generation-config": "vllm",  # the pair's own allows too few tokens to leave midway
     }
     flags = ["--enforce-eager", "--enable-auto-tool-choice"]
     command: list[str | Path] = [
