@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _BOUNDARY = re.compile(rb"\r\n\r\n|\n\r?\n|\r\r")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _LONGEST_BOUNDARY = 4
+
+_PLAIN = b"data: "
 
 DONE = b"data: [DONE]\n\n"
 
@@ -64,8 +66,7 @@ def last_boundary(data: bytes | bytearray, start: int = 0) -> int:
     return cut
 
 
-@dataclass(frozen=True, slots=True)
-class SseEvent:
+class SseEvent(NamedTuple):
     """One event; `name` is empty where the stream names none, `data` has its lines joined."""
 
     name: str
@@ -74,6 +75,10 @@ class SseEvent:
 
 def read(block: bytes) -> Iterator[SseEvent]:
     """The events in a block of whole ones; comments and unknown fields are passed over."""
+    one_line = block.find(b"\n") == len(block) - 2 and block.endswith(b"\n")
+    if one_line and block.startswith(_PLAIN) and b"\r" not in block:
+        yield SseEvent("", block[len(_PLAIN) : -2])  # one line of data, as nearly all tokens are
+        return
     for raw in _BOUNDARY.split(block):
         name, data = "", []
         for line in _LINE_END.split(raw):
