@@ -36,7 +36,7 @@ from tests.scripted import (
 
 FIRST = chunk({"content": "first"})
 OK_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: "
-SHORT = {"first_token": 0.3, "idle": 0.3, "connect": 0.3, "keepalive": 600}
+SHORT = {"first_token": 0.3, "idle": 0.3, "connect": 1.5, "keepalive": 600}
 """Limits for tests in which one of them must strike."""
 
 

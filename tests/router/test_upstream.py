@@ -18,7 +18,7 @@ HEADERS = {"content-type": "application/json", "x-request-id": "req-1"}
 
 @pytest.fixture
 async def upstream() -> AsyncIterator[Upstream]:
-    it = Upstream(connect=0.3)
+    it = Upstream(connect=1.5)
     yield it
     await it.close()
 
