@@ -17,6 +17,10 @@ GRAIN = 0.01
 that anyone sets is a tenth of a second."""
 
 
+def _silence() -> None:
+    """What a cancelled alarm rings."""
+
+
 class Alarm:
     """One alarm; `cancel` is harmless after it rang."""
 
@@ -29,6 +33,7 @@ class Alarm:
     def cancel(self) -> None:
         """Do not ring."""
         self._slot.discard(self)
+        self.ring = _silence  # whoever set the alarm also holds it: no cycle
 
 
 class Alarms:

@@ -121,11 +121,11 @@ def _choice(choice: Json) -> Piece:
     else:
         message = _object(choice.get("delta") or choice.get("message"))
         text, tokens = _text(message.get("content")), _tokens(_object(choice.get("logprobs")))
-    ids = [_whole(stated) for stated in _list(choice.get("token_ids"))]
-    if len(ids) == len(tokens):
-        tokens = [Token(t.text, i, t.logprob, t.top) for t, i in zip(tokens, ids, strict=True)]
-    elif not tokens:
-        tokens = [Token("", i) for i in ids]
+    if ids := [_whole(stated) for stated in _list(choice.get("token_ids"))]:
+        if not tokens:
+            tokens = [Token("", i) for i in ids]
+        elif len(ids) == len(tokens):
+            tokens = [Token(t.text, i, t.logprob, t.top) for t, i in zip(tokens, ids, strict=True)]
     stopped = choice.get("stop_reason")
     return Piece(
         _whole(choice.get("index")) or 0,

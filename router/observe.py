@@ -3,6 +3,8 @@
 The core emits them and does not know who hears. A listener must be quick and must not raise; one
 that raises is dropped from that observation and reported on stderr, and the answer goes on.
 Nothing in an observation is a secret or a prompt: keys appear by their configured name only.
+Listeners must not change what they are handed; the two that are made for every request are not
+frozen, since that would triple what making them costs.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from router.faults import Blame
 from router.steps import Surface, Usage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AttemptEnded:
     """One call to one backend is over. Times in seconds; `blame` is None if it went well.
 
@@ -39,7 +41,7 @@ class AttemptEnded:
     estimated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestEnded:
     """One request is over, however it ended. Times in seconds since its first byte arrived.
 

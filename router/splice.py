@@ -51,17 +51,18 @@ def splice(raw: bytes, body: Mapping[str, Any], changes: Mapping[str, Any]) -> b
     `body` is what `raw` decodes to. Where a key stands twice, both values are replaced: which of
     two a backend would believe is its own business.
     """
-    encoded = {key: orjson.dumps(value) for key, value in changes.items()}
     if not raw:
         return orjson.dumps({**body, **changes})
+    if len(changes) == 1:
+        ((key, value),) = changes.items()
+        if key in body and (only := _only(raw, key)):
+            return b"".join((raw[: only[0]], orjson.dumps(value), raw[only[1] :]))
+    encoded = {key: orjson.dumps(value) for key, value in changes.items()}
     front = b"".join(
         b'"%s":%s,' % (key.encode(), value) for key, value in encoded.items() if key not in body
     )
     present = {key for key in encoded if key in body}
-    if len(present) == 1 and (only := _only(raw, *present)):
-        spans = [(*only, encoded[present.pop()])]
-    else:
-        spans = [(start, end, encoded[key]) for key, start, end in _wanted(raw, present)]
+    spans = [(start, end, encoded[key]) for key, start, end in _wanted(raw, present)]
     opening = raw.index(b"{") + 1
     if not body:
         front = front[:-1]
