@@ -53,10 +53,6 @@ def splice(raw: bytes, body: Mapping[str, Any], changes: Mapping[str, Any]) -> b
     """
     if not raw:
         return orjson.dumps({**body, **changes})
-    if len(changes) == 1:
-        ((key, value),) = changes.items()
-        if key in body and (only := _only(raw, key)):
-            return b"".join((raw[: only[0]], orjson.dumps(value), raw[only[1] :]))
     encoded = {key: orjson.dumps(value) for key, value in changes.items()}
     front = b"".join(
         b'"%s":%s,' % (key.encode(), value) for key, value in encoded.items() if key not in body
@@ -89,6 +85,11 @@ def _only(raw: bytes, key: str) -> tuple[int, int] | None:
 
 def _wanted(raw: bytes, keys: set[str]) -> Iterator[tuple[str, int, int]]:
     """The fields named in `keys`; stops reading early if no key can stand a second time."""
+    if len(keys) == 1:
+        (key,) = keys
+        if only := _only(raw, key):
+            yield key, *only
+            return
     left = sum(raw.count(b'"%s"' % key.encode()) for key in keys) if b"\\u" not in raw else -1
     if left == 0:
         return
