@@ -79,7 +79,10 @@ class Gateway:
             return
         except FaultError as error:
             page = self._refusal(error.fault, surface, caller)
-            await page.send(send)
+            if error.fault.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                await page.send_while_reading(send, receive)
+            else:
+                await page.send(send)
             return
         ledger = Ledger(
             request=request,

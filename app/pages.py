@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from app.sink import Send
+from app.sink import Receive, Send
 from router.references import references
 from router.runtime import MODEL, Runtime
 
+LINGER = 5.0
+"""Seconds: 50 MB arrive in less over any line that is worth sending them over."""
 JSON = (b"content-type", b"application/json")
 
 
@@ -30,6 +34,19 @@ class Page:
         head.append((b"content-length", b"%d" % len(self.body)))
         await send({"type": "http.response.start", "status": self.status, "headers": head})
         await send({"type": "http.response.body", "body": b"" if head_only else self.body})
+
+    async def send_while_reading(self, send: Send, receive: Receive) -> None:
+        """Send it to a client that is still sending: hanging up on one that has not been read would
+        take the answer away from it. What it sends is thrown away, for `LINGER` seconds at most.
+        """
+        head = [*self.head, JSON, (b"content-length", b"%d" % len(self.body))]
+        await send({"type": "http.response.start", "status": self.status, "headers": head})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while (await receive()).get("more_body"):
+                    pass
+        await send({"type": "http.response.body", "body": b""})
 
 
 def health() -> Page:
