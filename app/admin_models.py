@@ -113,7 +113,11 @@ class AbilitiesView(View):
     max_logprobs: int | None
     token_ids: bool | None
     tokenizer: str | None
-    gate: bool | None
+    """A short name for how it splits text: equal for equal tokenizers."""
+    derender: bool | None
+    """Whether it reads tool calls and reasoning out of tokens that others wrote."""
+    gate: int | None
+    """The token on which a rule inside the engine stops a request; null without such a rule."""
 
 
 class BackendView(View):
@@ -201,5 +205,7 @@ def _backend_view(model: str, backend: Backend) -> BackendView:
         ready=backend.ready,
         in_flight=backend.in_flight,
         latency=backend.latency.value,
-        abilities=AbilitiesView(**{**asdict(found), "surfaces": surfaces}),
+        abilities=AbilitiesView(
+            **{**asdict(found), "surfaces": surfaces, "tokenizer": found.fingerprint}
+        ),
     )

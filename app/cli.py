@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from app.bench import overhead, pair
+    from app import train
+    from app.bench import handoffs, overhead, pair
 
     parser = argparse.ArgumentParser(prog="tandem", description=DESCRIPTION)
     parser.set_defaults(command=_helping(parser))
@@ -51,9 +52,16 @@ def _parser() -> argparse.ArgumentParser:
     keys = _group(commands, "keys", "make API keys")
     new = _command(keys, "new", "make a key and its entry for the keys file", _new_key)
     new.add_argument("name", metavar="NAME", help="what the log calls the key")
+    trains = _group(commands, "train", "learn what a policy needs from two running models")
+    train.add_arguments(
+        _command(trains, "token-gate", "learn where the large model must write", train.main)
+    )
     benches = _group(commands, "bench", "measure the gateway, or policies on the embedded pair")
     overhead.add_arguments(
         _command(benches, "overhead", "what the gateway itself costs", overhead.main)
+    )
+    handoffs.add_arguments(
+        _command(benches, "handoffs", "what hand-offs between models cost", handoffs.main)
     )
     pair.add_arguments(
         _command(benches, "pair", "quality and cost of policies on the embedded pair", pair.main)

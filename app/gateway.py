@@ -21,8 +21,9 @@ from app.sink import AsgiSink, ClientGoneError, Receive, Scope, Send, read_body,
 from router import errors
 from router.alarms import Alarms
 from router.answer import Answer
+from router.attempts import Shared
 from router.call import MEGABYTE
-from router.engine import Drive, Engine
+from router.engine import Drive
 from router.faults import Blame, Fault, FaultError
 from router.ledger import Ledger
 from router.observe import Observers, Refused
@@ -48,7 +49,7 @@ class Gateway:
     """The ASGI application of the clients' listener."""
 
     revisions: Revisions
-    engine: Engine
+    shared: Shared
     observe: Observers
     metrics: Metrics
     keys: Keys | None = None
@@ -124,13 +125,13 @@ class Gateway:
             elif name == b"content-encoding" and value != b"identity":
                 raise FaultError(encoded(value.decode("latin-1")))
         raw = await read_body(receive, limit)
-        return parse(surface, raw, headers, runtime.default, self.engine.rng)
+        return parse(surface, raw, headers, runtime.default, self.shared.rng)
 
     async def _drive(self, runtime: Runtime, ledger: Ledger, receive: Receive, send: Send) -> None:
         limits = runtime.config.limits
         answer = Answer(ledger, AsgiSink(send))
-        drive = Drive(self.engine, runtime, ledger, answer)
-        watch = Watch(self.engine.alarms, receive, answer, limits.keepalive)
+        drive = Drive(self.shared, runtime, ledger, answer)
+        watch = Watch(self.shared.alarms, receive, answer, limits.keepalive)
         try:
             await drive.run(ledger.began + limits.deadline)
         except asyncio.CancelledError:
@@ -156,7 +157,7 @@ class Gateway:
 
     def _told(self, page: Page) -> Page:
         """`page` with what every answer says of itself."""
-        page.head.append((b"x-request-id", request_id(self.engine.rng).encode()))
+        page.head.append((b"x-request-id", request_id(self.shared.rng).encode()))
         page.head.append((b"x-tandem-revision", b"%d" % self.revisions.runtime.revision))
         return page
 

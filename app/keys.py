@@ -32,7 +32,6 @@ from typing import TypeAlias
 
 from app.keyfile import PREFIX, KeyEntry, KeysError, load
 from app.limits import Bucket, Spending
-from router.cost import delivered
 from router.faults import Blame, Fault
 from router.observe import Observation, RequestEnded
 
@@ -169,7 +168,7 @@ class Keys:
             return  # removed from the file while its request was in flight
         account.unsaved += observation.cost
         if account.tokens is not None:
-            usage = delivered(observation.attempts)
+            usage = observation.delivered
             account.tokens.take(usage.prompt + usage.completion, self._now())
 
     async def keep(self, interval: float = REFRESH) -> None:

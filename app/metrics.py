@@ -277,14 +277,14 @@ class Metrics(Collector):
             if stream and attempt.blame is None:
                 self._without_usage.add((model,))
             return
-        self._tokens.add((model, policy, "prompt"), usage.prompt)
+        self._tokens.add((model, policy, "prompt"), attempt.charged.prompt)
         self._tokens.add((model, policy, "completion"), usage.completion)
         self._tokens.add((model, policy, "cached"), usage.cached)
         if attempt.estimated:
             self._estimated.add((model, policy), usage.completion)
         self._cost.add((model, policy), attempt.cost)
-        if attempt.answer:
-            self._answered.add((model, policy), usage.completion)
+        if attempt.written:
+            self._answered.add((model, policy), attempt.written)
 
     def collect(self) -> Iterator[Metric]:
         """All families, for prometheus_client's registry."""

@@ -36,8 +36,8 @@ def _found(backend: Backend) -> str:
         "context": able.context,
         "logprobs": able.max_logprobs,
         "token ids": able.token_ids,
-        "tokenizer": able.tokenizer,
-        "gate": able.gate,
+        "tokenizer": able.fingerprint,
+        "gate": False if able.gate is None else able.gate,
         "surfaces": None if able.surfaces is None else len(able.surfaces),
     }
     return ", ".join(f"{name} {_word(value)}" for name, value in found.items())

@@ -33,13 +33,14 @@ from app.metrics import Metrics, watch_lag
 from app.report import backends_report, welcome
 from policies import TABLE
 from router.alarms import Alarms
+from router.attempts import Shared
 from router.budget import RetryBudget
-from router.config import Document
-from router.engine import Engine
+from router.config import ConfigError, Document
 from router.health import Health
 from router.observe import Listener, Observers
 from router.pool import Pool
 from router.revisions import Revisions
+from router.runtime import misfits
 from router.upstream import Upstream
 
 DRAIN = 30
@@ -111,8 +112,8 @@ async def rooms(document: Document, *listeners: Listener) -> AsyncIterator[Rooms
     upstream = Upstream(limits.connect)
     budget = RetryBudget(limits.retry_share, limits.retry_floor, time.monotonic)
     alarms = Alarms()
-    engine = Engine(upstream, budget, alarms, random.Random(), time.time)
-    gateway = Gateway(revisions, engine, observe, metrics, keys)
+    shared = Shared(upstream, budget, alarms, random.Random(), time.time)
+    gateway = Gateway(revisions, shared, observe, metrics, keys)
     health = Health(observe)
     revisions.swapped.append(health.follow)
     health.follow(revisions.runtime)
@@ -179,6 +180,8 @@ async def serve(document: Document, listen: Listen, *, embedded: bool = False) -
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FIRST_LOOK):
                     await room.health.probed()
+            if problems := tuple(misfits(room.revisions.runtime)):
+                raise ConfigError(document.written.source, problems)
             settle()
             print(backends_report(room.revisions.runtime), file=sys.stderr)
             servers = [_server(room.gateway), _server(admin_app(room.revisions, token))]

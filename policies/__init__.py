@@ -12,9 +12,11 @@ from types import MappingProxyType
 
 from policies.cascade import Cascade
 from policies.direct import Direct
+from policies.entropy import Entropy
 from policies.fallback import Fallback
 from policies.hedge import Hedge
 from policies.split import Split
+from policies.token_gate import TokenGate
 from router.steps import Policy
 
 TABLE: Mapping[str, type[Policy]] = MappingProxyType(
@@ -24,6 +26,8 @@ TABLE: Mapping[str, type[Policy]] = MappingProxyType(
         "split": Split,
         "cascade": Cascade,
         "hedge": Hedge,
+        "entropy": Entropy,
+        "token_gate": TokenGate,
     }
 )
 """What `use` may say in the config, and which policy that is."""

@@ -198,11 +198,10 @@ class Answer:
 
     def _summary(self) -> Mapping[str, object]:
         ledger, now = self._ledger, monotonic()
-        attempts = ledger.attempts(now)
         return {
             "models": ledger.written(),
             "cost_usd": round(ledger.spent, 9),
-            "baseline_usd": round(ledger.baseline_cost(attempts), 9),
+            "baseline_usd": round(ledger.baseline_cost(now), 9),
             "reason": ledger.why,
         }
 

@@ -42,6 +42,8 @@ class Outgoing:
     headers: Mapping[str, str]
     surface: Surface
     stream: bool
+    prompt: int | None = None
+    """Tokens of the prompt, where it is sent as token ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class Call:
         self.tally = tally
         self.held: deque[bytes] = deque()
         self.surface = outgoing.surface
-        self.complete = False
+        self.complete = self.emitting = False
         self._backend = backend
         self._outgoing = outgoing
         self._limits = limits
@@ -223,7 +225,17 @@ class Call:
             self._patience.end()  # the next event may be heard by another task
         return self._events.popleft()
 
+    def emits(self, tokens: int) -> None:
+        """A policy passes it on piece by piece, now so many tokens: it will not be relayed."""
+        self.emitting = self.tally.answer = True
+        if tokens:
+            self.tally.emitted = (self.tally.emitted or 0) + tokens
+        self.held.clear()
+        self._held_bytes = 0
+
     def _hold(self, part: bytes) -> None:
+        if self.emitting:
+            return
         self._held_bytes += len(part)
         if self._held_bytes > self._limits.hold and self._outgoing.stream:
             raise FaultError(

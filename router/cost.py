@@ -8,7 +8,8 @@ difference, and it is negative when a policy's extra calls cost more than they s
 
 Token counts are the backends' own, or an estimate where an answer was cut short. An attempt of
 which nothing is known adds nothing to either figure; it is counted elsewhere, so that the gap is
-seen. Prompt tokens from a prefix cache cost the full input price: a `Price` knows no discount.
+seen. Prompt tokens from a prefix cache cost the full input price, since a `Price` knows no
+discount; but what a request sends again to go on with its own answer (`held`) is paid for once.
 
 This file knows prices, counts and no model by name. It reads no clock and keeps no state, and it
 must stay so: the gateway's bill and the offline replay of a log are the same few functions.
@@ -28,9 +29,10 @@ PER_MILLION = 1e-6
 """Prices are quoted in USD per million tokens."""
 
 
-def cost(usage: Usage, price: Price) -> float:
-    """USD for these tokens at this price."""
-    return (usage.prompt * price.input + usage.completion * price.output) * PER_MILLION
+def cost(usage: Usage, price: Price, held: int = 0) -> float:
+    """USD for these tokens at this price, `held` of the prompt's having been paid for before."""
+    prompt = max(usage.prompt - held, 0)
+    return (prompt * price.input + usage.completion * price.output) * PER_MILLION
 
 
 def priced(attempts: Iterable[AttemptEnded], prices: Mapping[str, Price]) -> float:
@@ -38,7 +40,7 @@ def priced(attempts: Iterable[AttemptEnded], prices: Mapping[str, Price]) -> flo
 
     Raises KeyError for an attempt on a model without a price: every configured model has one.
     """
-    return sum(cost(a.usage, prices[a.model]) for a in attempts if a.usage is not None)
+    return sum(cost(a.usage, prices[a.model], a.held) for a in attempts if a.usage is not None)
 
 
 def delivered(attempts: Iterable[AttemptEnded]) -> Usage:
@@ -51,11 +53,9 @@ def delivered(attempts: Iterable[AttemptEnded]) -> Usage:
     prompt = cached = completion = 0
     first = True
     for attempt in attempts:
-        if not attempt.answer or attempt.usage is None:
-            continue
-        if first:
+        completion += attempt.written
+        if first and attempt.answer and attempt.usage is not None:
             prompt, cached, first = attempt.usage.prompt, attempt.usage.cached, False
-        completion += attempt.usage.completion
     return Usage(prompt, completion, cached)
 
 
@@ -84,5 +84,5 @@ def active_params(attempts: Iterable[AttemptEnded], params_b: Mapping[str, float
         if attempt.usage is None:
             continue
         work += params_b[attempt.model] * attempt.usage.completion
-        tokens += attempt.usage.completion if attempt.answer else 0
+        tokens += attempt.written
     return work / tokens if tokens else 0.0

@@ -7,8 +7,10 @@ pool serves a call is decided in `router.pool` when the call is opened.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from router.steps import Surface
 
@@ -26,8 +28,9 @@ class Abilities:
     """What a backend was found to do when it was probed; None means that nobody could tell.
 
     `surfaces` are the APIs it serves; `max_logprobs` the most alternatives it returns per token;
-    `token_ids` whether it takes and returns token ids; `tokenizer` a fingerprint, equal for equal
-    tokenizers; `gate` whether a routing rule runs inside its engine.
+    `token_ids` whether it takes and returns token ids; `tokenizer` how it splits the probe's sample
+    text, equal for equal tokenizers; `derender` whether it reads tool calls and reasoning out of
+    tokens that others wrote; `gate` the token on which a rule inside its engine stops a request.
     """
 
     version: str | None = None
@@ -36,8 +39,16 @@ class Abilities:
     context: int | None = None
     max_logprobs: int | None = None
     token_ids: bool | None = None
-    tokenizer: str | None = None
-    gate: bool | None = None
+    tokenizer: tuple[int, ...] | None = None
+    derender: bool | None = None
+    gate: int | None = None
+
+    @property
+    def fingerprint(self) -> str | None:
+        """A short name for the tokenizer: equal for equal ones."""
+        if self.tokenizer is None:
+            return None
+        return hashlib.sha256(repr(self.tokenizer).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +73,16 @@ class Fleet:
     def alive(self, model: str) -> bool:
         """Whether any backend of `model` would be given a call now."""
         return self.models[model].healthy > 0
+
+
+def tokenizers_differ(one: ModelView, other: ModelView) -> str | None:
+    """Where two models' tokenizers are first seen to differ; None if nowhere, or nobody knows."""
+    first, second = one.abilities.tokenizer, other.abilities.tokenizer
+    if first is None or second is None or first == second:
+        return None
+    pairs = zip_longest(first, second)
+    at, (a, b) = next((n, pair) for n, pair in enumerate(pairs, start=1) if pair[0] != pair[1])
+    return (
+        f"the tokenizers of {one.name} and {other.name} differ: token {at} of the text that both "
+        f"were asked to split is {a} for {one.name} and {b} for {other.name}"
+    )

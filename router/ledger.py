@@ -10,10 +10,9 @@ neither the prompt nor a key, only the key's name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from router.cost import baseline, cost, delivered
+from router.cost import cost, delivered
 from router.faults import Blame, Fault
 from router.fleet import Price
 from router.observe import AttemptEnded, RequestEnded
@@ -26,7 +25,9 @@ BYTES_PER_TOKEN = 4
 @dataclass(slots=True)
 class Tally:
     """One attempt so far. Times are monotonic, in seconds; `sent` counts the request's bytes,
-    `pieces` the events of a stream.
+    `pieces` the events of a stream. `prompt` counts the prompt's tokens where they were sent as
+    such; of them `held` were in the backend's prefix cache by this request's own doing. `emitted`
+    counts the tokens that a policy passed to the client one by one; None if it did not.
     """
 
     model: str
@@ -40,17 +41,20 @@ class Tally:
     first_byte: float | None = None
     ended: float | None = None
     blame: Blame | None = None
+    prompt: int | None = None
+    held: int = 0
+    emitted: int | None = None
 
     @property
     def cost(self) -> float:
         """USD, as far as the backend has stated what it did."""
-        return 0.0 if self.usage is None else cost(self.usage, self.price)
+        return 0.0 if self.usage is None else cost(self.usage, self.price, self.held)
 
     def told(self, now: float) -> AttemptEnded:
         """The attempt as listeners see it."""
         usage = self.usage
         if estimated := usage is None and self.pieces > 0 and self.blame is not None:
-            usage = Usage(self.sent // BYTES_PER_TOKEN, self.pieces)
+            usage = Usage(self.prompt or self.sent // BYTES_PER_TOKEN, self.pieces)
         return AttemptEnded(
             model=self.model,
             backend=self.backend,
@@ -59,15 +63,22 @@ class Tally:
             first_byte=None if self.first_byte is None else self.first_byte - self.began,
             usage=usage,
             answer=self.answer,
-            cost=0.0 if usage is None else cost(usage, self.price),
+            cost=0.0 if usage is None else cost(usage, self.price, self.held),
             estimated=estimated,
+            emitted=self.emitted,
+            held=self.held,
         )
+
+
+def _completed(tally: Tally) -> int:
+    return tally.usage.completion if tally.usage else 0
 
 
 @dataclass(slots=True)
 class Ledger:
     """Facts about one request. `began` is when its head arrived; `waited` sums the time in which
-    the gateway only waited for a backend to speak or for the client to read.
+    the gateway only waited for a backend to speak or for the client to read. `prompt` counts the
+    prompt's tokens once a policy has sent it as token ids.
     """
 
     request: Request
@@ -82,6 +93,7 @@ class Ledger:
     fault: Fault | None = None
     first_byte: float | None = None
     waited: float = 0.0
+    prompt: int | None = None
     tallies: list[Tally] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
 
@@ -94,13 +106,14 @@ class Ledger:
         """USD for everything that was run so far, unused drafts included."""
         return sum(tally.cost for tally in self.tallies)
 
-    def baseline_cost(self, attempts: Sequence[AttemptEnded]) -> float:
-        """USD that the same answer would have cost on the baseline model alone."""
-        return baseline(attempts, self.baseline)
-
     def delivered(self, now: float) -> Usage:
         """The tokens of the answer, its prompt counted once."""
-        return delivered(self.attempts(now))
+        known = delivered(self.attempts(now))
+        return known if self.prompt is None else replace(known, prompt=self.prompt)
+
+    def baseline_cost(self, now: float) -> float:
+        """USD that the same answer would have cost on the baseline model alone."""
+        return cost(self.delivered(now), self.baseline)
 
     @property
     def why(self) -> str:
@@ -112,7 +125,7 @@ class Ledger:
         tokens: dict[str, int] = {}
         for tally in self.tallies:
             if tally.answer:
-                known = tally.usage.completion if tally.usage else 0
+                known = tally.emitted if tally.emitted is not None else _completed(tally)
                 tokens[tally.model] = tokens.get(tally.model, 0) + known
         return tokens
 
@@ -137,5 +150,6 @@ class Ledger:
             upstream=self.waited,
             gaps=tuple(self.gaps),
             cost=sum(attempt.cost for attempt in attempts),
-            baseline=self.baseline_cost(attempts),
+            baseline=self.baseline_cost(now),
+            delivered=self.delivered(now),
         )

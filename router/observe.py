@@ -18,6 +18,8 @@ from typing import TypeAlias
 from router.faults import Blame
 from router.steps import Surface, Usage
 
+NOTHING = Usage()
+
 
 @dataclass(slots=True)
 class AttemptEnded:
@@ -27,7 +29,9 @@ class AttemptEnded:
     whether the client got it (False: a draft, a grade, a hedge that lost). `usage` is None if
     nothing is known, and `estimated` if the backend did not say because the answer was cut short:
     then it is a count of the pieces that came, and of the prompt's bytes. `cost` is in USD, at the
-    prices of the request's own revision.
+    prices of the request's own revision. `emitted` counts the tokens that a policy passed on
+    one by one, None if it did not. Of its prompt's tokens the request had paid for `held` before: a
+    continuation finds them in the backend's prefix cache.
     """
 
     model: str
@@ -39,6 +43,21 @@ class AttemptEnded:
     answer: bool
     cost: float = 0.0
     estimated: bool = False
+    emitted: int | None = None
+    held: int = 0
+
+    @property
+    def written(self) -> int:
+        """Tokens of it that the client got: fewer than it used where a gate stopped it."""
+        if self.emitted is not None:
+            return self.emitted
+        return self.usage.completion if self.answer and self.usage else 0
+
+    @property
+    def charged(self) -> Usage:
+        """What it used and was not paid for before."""
+        known = self.usage or Usage()
+        return Usage(max(known.prompt - self.held, 0), known.completion, known.cached)
 
 
 @dataclass(slots=True)
@@ -48,7 +67,8 @@ class RequestEnded:
     `policy` is the configured target's name (a policy or a model). `gaps` are the times between
     pieces of a streamed answer. `upstream` is the time during which the gateway did nothing but
     wait for backends or for the client to read; `seconds - upstream` is the gateway's own share.
-    `baseline` is what the same answer would have cost on the baseline model alone; costs in USD.
+    `delivered` counts the tokens of the answer, its prompt once; `baseline` is what they would have
+    cost on the baseline model alone. Costs in USD.
     """
 
     id: str
@@ -69,14 +89,15 @@ class RequestEnded:
     gaps: tuple[float, ...]
     cost: float
     baseline: float
+    delivered: Usage = NOTHING
 
     @property
     def completion_by_model(self) -> dict[str, int]:
         """Completion tokens that the client got, by the model that wrote them."""
         tokens: dict[str, int] = {}
         for attempt in self.attempts:
-            if attempt.answer and attempt.usage:
-                tokens[attempt.model] = tokens.get(attempt.model, 0) + attempt.usage.completion
+            if attempt.written:
+                tokens[attempt.model] = tokens.get(attempt.model, 0) + attempt.written
         return tokens
 
 

@@ -41,7 +41,14 @@ def outgoing(step: Open, pool: Pool) -> Outgoing:
         headers=headers(request, pool),
         surface=request.surface,
         stream=request.stream,
+        prompt=_tokens(changes.get("prompt", request.body.get("prompt"))),
     )
+
+
+def _tokens(prompt: Any) -> int | None:
+    """How many tokens a prompt of token ids has."""
+    ids = isinstance(prompt, list | tuple) and prompt and isinstance(prompt[0], int)
+    return len(prompt) if ids else None
 
 
 def headers(request: Request, pool: Pool) -> dict[str, str]:

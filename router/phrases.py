@@ -7,7 +7,7 @@ a pool, collecting a draft) is written once, here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from router.steps import (
@@ -25,10 +25,13 @@ from router.steps import (
     Next,
     Note,
     Open,
+    Parse,
+    Parsed,
     Relay,
     Render,
     Request,
     Route,
+    Spell,
     Step,
     Steps,
     TimedOut,
@@ -89,6 +92,20 @@ def render(model: str, request: Request) -> Phrase[tuple[int, ...] | Failed]:
     return ids
 
 
+def spell(model: str, request: Request, tokens: tuple[int, ...]) -> Phrase[str | Failed]:
+    """The text of these tokens."""
+    text: str | Failed = yield Spell(model, request, tokens)
+    return text
+
+
+def parse(
+    model: str, request: Request, prompt: tuple[int, ...], tokens: tuple[int, ...], reason: str
+) -> Phrase[Parsed | Failed]:
+    """A whole answer as the backend reads its own."""
+    parsed: Parsed | Failed = yield Parse(model, request, prompt, tokens, reason)
+    return parsed
+
+
 def route(target: str, request: Request, share: float = 1.0) -> Steps:
     """Let another policy or model answer, within `share` of the time that is left."""
     ended: Ended = yield Route(target, request, share)
@@ -109,6 +126,39 @@ def serve(model: str, request: Request, changes: Mapping[str, Any] = UNCHANGED) 
         if not (isinstance(ended, Failed) and ended.spare):
             return ended
         tried |= {attempt.backend}
+
+
+def together(parts: Sequence[Phrase[T]]) -> Phrase[list[T]]:
+    """Say several phrases side by side; each hears its own attempts as soon as they speak.
+
+    None of them may set a timeout: it would have to hold for all.
+    """
+    if len(parts) == 1:
+        return [(yield from parts[0])]
+    results: dict[int, T] = {}
+    waiting: dict[int, Next] = {}
+
+    def advance(number: int, reply: Any) -> Phrase[None]:
+        while True:
+            try:
+                step = parts[number].send(reply)
+            except StopIteration as stop:
+                results[number] = stop.value
+                return
+            if isinstance(step, Next):
+                waiting[number] = step
+                return
+            reply = yield step
+
+    for number in range(len(parts)):
+        yield from advance(number, None)
+    while waiting:
+        event = yield from next_event(*(a for step in waiting.values() for a in step.attempts))
+        assert not isinstance(event, TimedOut)
+        owner = next(n for n, step in waiting.items() if event.attempt in step.attempts)
+        del waiting[owner]
+        yield from advance(owner, event)
+    return [results[number] for number in range(len(parts))]
 
 
 def collect(attempt: Attempt) -> Phrase[Draft | Failed]:

@@ -95,11 +95,18 @@ class Pool:
         known = self.settings.surfaces or self.abilities.surfaces
         return known is None or surface in known
 
-    def pick(self, prompt: bytes, avoid: frozenset[str], rng: random.Random) -> Backend | None:
-        """The backend for a call with this prompt, or None if there is none to be had."""
+    def pick(
+        self, prompt: bytes, avoid: frozenset[str], rng: random.Random, prefer: str = ""
+    ) -> Backend | None:
+        """The backend for a call with this prompt, or None if there is none to be had.
+
+        The one named by `prefer` is taken if it can be: it holds what the caller goes on with.
+        """
         candidates = self.candidates(avoid)
         if len(self.backends) == 1 or not candidates:
             return candidates[0] if candidates else None
+        if prefer and (preferred := next((b for b in candidates if b.name == prefer), None)):
+            return preferred
         blocks = prefix_blocks(prompt)
         holder, share = self._prefixes.longest(blocks)
         two = rng.sample(candidates, min(len(candidates), 2))  # in random order: no favourite

@@ -7,7 +7,6 @@ endpoint is no OpenAI-compatible server.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -18,10 +17,19 @@ from router.fleet import Abilities
 from router.steps import Surface
 from router.upstream import broken
 
-SAMPLE = "Tandem: 3 + 4 = 7, naïve café, 你好, 🚲\n\n\tdef f(x): return x**2"
-"""Text whose token ids tell tokenizers apart: digits, accents, CJK, an emoji, code, white space."""
+SAMPLE = (
+    "Tandem: 3 + 4 = 7, naïve café, 你好, 🚲\n\n\tdef f(x): return x**2"
+    " 1234567 Привет שלום नमस्ते ความ  \\frac{a}{b} <think></think> <|im_end|> <|eot_id|> [INST]"
+)
+"""Text whose token ids tell tokenizers apart: digits, accents, scripts, an emoji, code, white
+space, and special tokens of common families."""
 GATE = "tandem_gate"
-"""The `vllm_xargs` key that a gate in the engine listens to; `probe` asks it to stop at once."""
+"""The `vllm_xargs` key that a gate in the engine listens to. `probe` makes it write the tokens of
+`tandem_gate_force`, then the token that it stops requests on: no model does that by chance."""
+FORCED = 8
+"""Tokens that the gate is made to write: enough that no chance is left."""
+DERENDER = "/v1/chat/completions/derender"
+"""vLLM's, if it was started with --enable-scale-out."""
 MANY = 1_000
 """More alternatives than any server returns: the refusal states the limit."""
 _LIMIT = re.compile(r"max(?:imum)?\D{0,40}?(\d{1,9})(?!\d)")
@@ -51,8 +59,9 @@ async def probe(client: httpx.AsyncClient, url: str, served_as: str) -> Abilitie
         context=cards[served_as].get("max_model_len"),
         max_logprobs=await _max_logprobs(client, url, served_as),
         token_ids=await _token_ids(client, url, served_as, ids),
-        tokenizer=None if ids is None else hashlib.sha256(repr(ids).encode()).hexdigest()[:12],
-        gate=await _gate(client, url, served_as),
+        tokenizer=tuple(ids) if isinstance(ids, list) else None,
+        derender=_derender(paths),
+        gate=await _gate(client, url, served_as, ids),
     )
 
 
@@ -89,6 +98,11 @@ def _surfaces(openapi: Json | None) -> frozenset[Surface] | None:
     return frozenset(surface for surface in Surface if f"/v1/{surface.value}" in paths)
 
 
+def _derender(openapi: Json | None) -> bool | None:
+    paths = openapi.get("paths") if openapi else None
+    return DERENDER in paths if isinstance(paths, dict) else None
+
+
 async def _max_logprobs(client: httpx.AsyncClient, url: str, model: str) -> int | None:
     """Asks for far too many; the refusal names the limit."""
     body = {"model": model, "prompt": "1", "max_tokens": 1, "logprobs": MANY}
@@ -114,11 +128,27 @@ async def _token_ids(
     return None if choice is None else bool(choice.get("token_ids"))
 
 
-async def _gate(client: httpx.AsyncClient, url: str, model: str) -> bool | None:
-    """A gate stops a probe before its first token, on a stop token of its own."""
-    body = {"model": model, "prompt": "1", "max_tokens": 2, "vllm_xargs": {GATE: "probe"}}
+async def _gate(
+    client: httpx.AsyncClient, url: str, model: str, ids: list[int] | None
+) -> int | None:
+    """The token that comes after the forced ones; None where they did not come as forced."""
+    # The first may be one that begins every text, and no tokenizer ends the sample with an EOS.
+    if not (force := (ids or [])[1 : 1 + FORCED]):
+        return None
+    body = {
+        "model": model,
+        "prompt": "1",
+        "max_tokens": len(force) + 1,
+        "ignore_eos": True,
+        "return_token_ids": True,
+        "vllm_xargs": {GATE: "probe", f"{GATE}_force": force},
+    }
     choice = _choice(await _post(client, f"{url}/v1/completions", body))
-    return None if choice is None else isinstance(choice.get("stop_reason"), int)
+    match choice and choice.get("token_ids"):
+        case [*written, int(reserved)] if written == force:
+            return reserved
+        case _:
+            return None
 
 
 def _choice(completion: Json | None) -> Json | None:

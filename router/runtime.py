@@ -18,7 +18,7 @@ from typing import cast
 from router.config import Config, ConfigError, Document, Problem, Table
 from router.fleet import Fleet
 from router.pool import Pool
-from router.steps import Policy
+from router.steps import Particular, Policy
 
 FRESH = 0.01
 """Seconds: no health or load that a policy weighs changes its meaning faster."""
@@ -88,7 +88,7 @@ def build(
         for name, settings in models.items()
     }
     targets = {name: direct(model=name) for name in models} | dict(document.policies)
-    return Runtime(
+    runtime = Runtime(
         revision=revision,
         etag=document.written.etag,
         config=document.config,
@@ -99,6 +99,17 @@ def build(
         baseline=document.baseline,
         _camera=Camera(),
     )
+    if problems := tuple(misfits(runtime)):
+        raise ConfigError(document.written.source, problems)
+    return runtime
+
+
+def misfits(runtime: Runtime) -> Iterator[Problem]:
+    """Policies that cannot work with their models, as far as these have been probed."""
+    fleet = runtime.snapshot()
+    for name, policy in runtime.targets.items():
+        if isinstance(policy, Particular) and (why := policy.misfit(fleet)):
+            yield Problem(f"policies.{name}", why)
 
 
 def _missing(config: Config, environment: Mapping[str, str]) -> Iterator[Problem]:

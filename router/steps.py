@@ -26,7 +26,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from router.faults import Blame, Fault
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Alternative", "Attempt", "Blame", "Close", "Compute", "Delta", "Draft", "Emit", "Ended",
-    "Event", "Failed", "Fault", "Finished", "ModelName", "Next", "Note", "Open", "Policy", "Relay",
-    "Render", "Request", "Route", "Step", "Steps", "Surface", "TargetName", "TimedOut", "Token",
-    "Usage", "UNCHANGED",
+    "Event", "Failed", "Fault", "Finished", "ModelName", "Next", "Note", "Open", "Parse", "Parsed",
+    "Particular", "Policy", "Relay", "Render", "Request", "Route", "Spell", "Step", "Steps",
+    "Surface", "TargetName", "TimedOut", "Token", "Usage", "UNCHANGED",
 ]  # fmt: skip
 
 ModelName = Annotated[str, "model"]
@@ -86,10 +86,15 @@ class Request:
     id: str = ""
     forwarded: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """The client's headers that travel on to the backend (trace context), lower-case names."""
+    explain: bool = False
+    """Whether the client wants to be told which model wrote which token."""
 
-    def asking(self, body: Mapping[str, Any], surface: Surface = Surface.CHAT) -> Request:
+    def asking(
+        self, body: Mapping[str, Any], surface: Surface = Surface.CHAT, *, stream: bool = False
+    ) -> Request:
         """A request of the policy's own making (a grade, say), under the same id and session."""
-        return replace(self, surface=surface, body=body, raw=b"", stream=False)
+        asked = {**body, "stream": True} if stream else body
+        return replace(self, surface=surface, body=asked, raw=b"", stream=stream)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +132,8 @@ class Open:
     The call goes out with the first step that waits for it (`Next` or `Relay`), and what fails is
     heard there. `changes` sets top-level fields of the body; `avoid` names backends already tried.
     `share` is the part of the remaining time that the call may be silent for, as in `Route`.
+    `prefer` names the backend to take if it may be taken at all: the one whose prefix cache holds
+    the first `held` tokens of the prompt, which are not charged to this request again.
     """
 
     model: str
@@ -134,6 +141,8 @@ class Open:
     changes: Mapping[str, Any] = field(default_factory=lambda: UNCHANGED)
     avoid: frozenset[str] = frozenset()
     share: float = 1.0
+    prefer: str = ""
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +171,19 @@ class Relay:
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """Write `text` into the client's answer, in the name of the attempt's model. Reply: None."""
+    """Write `text` into the client's answer, in the name of the attempt's model. Reply: None.
+
+    `tokens` are those that the text is made of, for log-probabilities and for who wrote what; a
+    token whose character is not complete yet may come with no text. `finish` ends the choice.
+    `message` is a whole message in place of text: what `Parse` has found in it.
+    """
 
     attempt: Attempt
     text: str
+    tokens: tuple[Token, ...] = ()
+    choice: int = 0
+    finish: Finished | None = None
+    message: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +210,34 @@ class Render:
 
 
 @dataclass(frozen=True, slots=True)
+class Spell:
+    """The text of these tokens of `model`, special ones left out. Reply: a string, or `Failed`.
+
+    For seams between two models only, where a character may be split: elsewhere the backend's own
+    text is right, and free.
+    """
+
+    model: str
+    request: Request
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parse:
+    """Read a whole chat answer as `model`'s backend reads its own. Reply: `Parsed`, or `Failed`.
+
+    Tool calls and reasoning are marked in the text as each model was taught to; only its backend
+    knows how. `tokens` are the answer's, `prompt` those before it, `reason` why it ended.
+    """
+
+    model: str
+    request: Request
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """Hand the request to another policy or model. Reply: how that ended.
 
@@ -212,7 +258,9 @@ class Note:
     detail: str = ""
 
 
-Step: TypeAlias = Open | Next | Relay | Emit | Close | Compute | Render | Route | Note
+Step: TypeAlias = (
+    Open | Next | Relay | Emit | Close | Compute | Render | Spell | Parse | Route | Note
+)
 
 
 # ------------------------------------------------------------------------------------ the events
@@ -280,6 +328,14 @@ Steps: TypeAlias = Generator[Step, Any, Ended]
 
 
 @dataclass(frozen=True, slots=True)
+class Parsed:
+    """A message with its tool calls and its reasoning apart, and why it ended."""
+
+    message: Mapping[str, Any]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """A whole answer that the client has not seen: of choice 0, with how it finished."""
 
@@ -301,4 +357,17 @@ class Policy(Protocol):
 
     def route(self, request: Request, fleet: Fleet) -> Steps:
         """Answer `request`. Must end with the outcome of what the client was given."""
+        ...
+
+
+@runtime_checkable
+class Particular(Protocol):
+    """A policy that not every model will do for."""
+
+    def misfit(self, fleet: Fleet) -> str | None:
+        """Why it cannot work with these models, as far as they are known; None if it can.
+
+        Asked when a config is checked and when the backends have been probed at start; what comes
+        to light later must be dealt with in `route`.
+        """
         ...

@@ -1,8 +1,9 @@
-"""Token ids of a prompt, asked of a backend: its chat template and tokenizer are the true ones."""
+"""Text to token ids and back, asked of a backend: its template and tokenizer are the true ones."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -12,51 +13,99 @@ from router.dialect import fault_of, message_in
 from router.faults import Blame, FaultError
 from router.outgoing import headers
 from router.pool import Pool
-from router.steps import Request
+from router.steps import Parse, Parsed, Request
 from router.upstream import Upstream, broken
 
-RENDERED = ("messages", "tools", "prompt", "add_generation_prompt", "continue_final_message")
+RENDERED = (
+    "messages", "tools", "prompt", "add_generation_prompt", "continue_final_message",
+    "add_special_tokens", "chat_template", "chat_template_kwargs", "documents", "reasoning_effort",
+)  # fmt: skip
 """The fields of a request that its prompt is made of."""
+NEAR = 16
+"""Tokens of the prompt that an answer is spelled after; derender reads the last few."""
 LONGEST = 64 << 20
 """Bytes of an answer: a million ids of seven digits, eight times over."""
 
 
-async def prompt_ids(
-    upstream: Upstream, backend: Backend, pool: Pool, request: Request
-) -> tuple[int, ...]:
-    """The prompt's token ids as `backend` sees them. Raises `FaultError`."""
-    asked: Mapping[str, Any] = {
-        "model": pool.settings.served_as or pool.name,
-        **{name: request.body[name] for name in RENDERED if name in request.body},
-    }
-    guard = backend.enter()
-    blame: Blame | None = Blame.GONE
-    try:
-        reply = await upstream.send(
-            backend.url, "/tokenize", orjson.dumps(asked), headers(request, pool)
-        )
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who is asked, on whose behalf."""
+
+    upstream: Upstream
+    backend: Backend
+    pool: Pool
+    request: Request
+
+    @property
+    def named(self) -> Mapping[str, Any]:
+        """The model as the backend calls it."""
+        return {"model": self.pool.settings.served_as or self.pool.name}
+
+    async def answer(self, path: str, body: Mapping[str, Any]) -> Any:
+        """The JSON that it answers with, its load counted. Raises `FaultError`."""
+        named = {**self.named, **body}
+        guard = self.backend.enter()
+        blame: Blame | None = Blame.GONE
         try:
-            body = await reply.read_whole(LONGEST)
+            head = headers(self.request, self.pool)
+            reply = await self.upstream.send(self.backend.url, path, orjson.dumps(named), head)
+            try:
+                said = await reply.read_whole(LONGEST)
+            finally:
+                reply.close()
+            decoded = _decoded(path, reply.status, said)
+        except FaultError as error:
+            blame = error.fault.blame
+            raise
+        else:
+            blame = None
+            return decoded
         finally:
-            reply.close()
-        ids = _ids(reply.status, body)
-    except FaultError as error:
-        blame = error.fault.blame
-        raise
-    else:
-        blame = None
-        return ids
-    finally:
-        guard.leave(blame)
+            guard.leave(blame)
 
 
-def _ids(status: int, body: bytes) -> tuple[int, ...]:
-    if status != 200:
-        raise FaultError(fault_of(status, message_in(body), body))
-    try:
-        ids = orjson.loads(body)["tokens"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        ids = None
+async def prompt_ids(asked: Asked) -> tuple[int, ...]:
+    """The prompt's token ids as the backend sees them. Raises `FaultError`."""
+    body = asked.request.body
+    said = await asked.answer("/tokenize", {n: body[n] for n in RENDERED if n in body})
+    ids = said.get("tokens") if isinstance(said, dict) else None
     if isinstance(ids, list) and all(isinstance(number, int) for number in ids):
         return tuple(ids)
     raise broken("the backend's /tokenize does not answer with tokens", "bad_json")
+
+
+async def spelled(asked: Asked, tokens: tuple[int, ...]) -> str:
+    """The text of these tokens. Raises `FaultError`."""
+    said = await asked.answer("/detokenize", {"tokens": tokens})
+    text = said.get("prompt") if isinstance(said, dict) else None
+    if isinstance(text, str):
+        return text
+    raise broken("the backend's /detokenize does not answer with a prompt", "bad_json")
+
+
+async def parsed(asked: Asked, step: Parse) -> Parsed:
+    """The answer as the backend's own parsers read it (vLLM's derender). Raises `FaultError`."""
+    choice = {"index": 0, "token_ids": step.tokens, "finish_reason": step.reason}
+    chat = {**asked.request.body, **asked.named, "stream": False, "n": 1, "stream_options": None}
+    body = {
+        "generate_response": {"request_id": asked.request.id, "choices": [choice]},
+        "prompt_token_ids": step.prompt[-NEAR:],
+        "chat_request": chat,
+    }
+    said = await asked.answer("/v1/chat/completions/derender", body)
+    choices = said.get("choices") if isinstance(said, dict) else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    read = first if isinstance(first, dict) else {}
+    message = read.get("message")
+    if isinstance(message, dict):
+        return Parsed(message, str(read.get("finish_reason") or step.reason))
+    raise broken("the backend's derender does not answer with a message", "bad_json")
+
+
+def _decoded(path: str, status: int, body: bytes) -> Any:
+    if status != 200:
+        raise FaultError(fault_of(status, message_in(body), body))
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise broken(f"the backend's {path} does not answer with JSON", "bad_json") from None

@@ -21,10 +21,11 @@ from policies import TABLE
 from router import sse
 from router.alarms import Alarms
 from router.answer import Answer, Head
+from router.attempts import Shared
 from router.backend import Backend
 from router.budget import RetryBudget
 from router.config import Form, parse
-from router.engine import Drive, Engine
+from router.engine import Drive
 from router.fleet import Fleet
 from router.ledger import Ledger
 from router.runtime import Runtime, build
@@ -168,7 +169,7 @@ class Core:
         price = self.runtime.pools[self.runtime.baseline].price
         self.ledger = Ledger(request, request.target, 1, None, monotonic(), price)
         return Drive(
-            engine=Engine(
+            shared=Shared(
                 upstream=cast(Upstream, self.upstreams),
                 budget=RetryBudget(1.0, 100, monotonic),
                 alarms=Alarms(),

@@ -20,8 +20,12 @@ ROOMS = ("app", "router", "policies", "deploy")
 HOUSE = {*ROOMS, "tests"}
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
-SHARED = {"router.steps", "router.phrases", "router.fleet"}
+SHARED = {"router.steps", "router.phrases", "router.fleet", "policies.duet", "policies.gate"}
 """What of the house a policy may know."""
+GATE = "policies.gate"
+"""The one room that other people's servers load too."""
+ADAPTERS = {"engine_gate"}
+"""Files among the policies that are none: they sit in an engine."""
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
 """Names of files that say nothing, and so end up holding everything."""
 EDGE = {
@@ -60,6 +64,14 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def of_the_house(path: Path) -> set[str]:
+    return {name for name in imports(path) if name.split(".")[0] in HOUSE}
+
+
+def two_words(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
 def rooms(path: Path) -> set[str]:
     """The first words of what it imports: rooms of the house, and libraries."""
     return {name.split(".")[0] for name in imports(path)}
@@ -74,18 +86,26 @@ def test_the_core_knows_no_web_framework_and_no_policy() -> None:
 
 def test_a_policy_knows_the_vocabulary_and_the_fleet_only() -> None:
     """What fits and trains policies, in folders below, may know more."""
-    for path in (ROOT / "policies").glob("*.py"):
-        house = {name for name in imports(path) if name.split(".")[0] in HOUSE}
-        strange = {name for name in house if ".".join(name.split(".")[:2]) not in SHARED}
-        if path.name == "__init__.py":
+    for path in [*(ROOT / "policies").glob("*.py"), *sources("policies/duet")]:
+        strange = {name for name in of_the_house(path) if two_words(name) not in SHARED}
+        if path == ROOT / "policies/__init__.py":
             strange = {name for name in strange if not name.startswith("policies.")}
         assert not strange, named(path)
 
 
+def test_the_gate_stands_alone() -> None:
+    """It runs inside other people's servers: nothing of the house comes with it."""
+    adapters = [ROOT / f"policies/{name}.py" for name in ADAPTERS]
+    for path in [*sources("policies/gate"), *filter(Path.exists, adapters)]:
+        assert {two_words(name) for name in of_the_house(path)} <= {GATE}, named(path)
+        assert path.stem in ADAPTERS or "torch" not in rooms(path), named(path)
+
+
 def test_the_pair_stands_alone() -> None:
     """It is a backend like any other: it knows the gateway as little as vLLM does."""
-    house = HOUSE - {"deploy"}
-    assert not {named(path): found for path in sources("deploy") if (found := rooms(path) & house)}
+    for path in sources("deploy"):
+        others = {name for name in of_the_house(path) if not name.startswith("deploy.")}
+        assert {two_words(name) for name in others - {"deploy"}} <= {GATE}, named(path)
 
 
 # -------------------------------------------------------------------------- the price of a policy
@@ -93,7 +113,7 @@ def test_the_pair_stands_alone() -> None:
 
 def test_the_table_is_complete() -> None:
     """Every policy stands in it under the name of its file."""
-    files = {path.stem for path in (ROOT / "policies").glob("*.py")} - {"__init__"}
+    files = {path.stem for path in (ROOT / "policies").glob("*.py")} - {"__init__", *ADAPTERS}
     modules = {name: policy.__module__ for name, policy in TABLE.items()}
     assert modules == {name: f"policies.{name}" for name in files}
 

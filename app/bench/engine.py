@@ -24,9 +24,10 @@ from app.bench.upstream import MODEL
 from policies import TABLE
 from router.alarms import Alarms
 from router.answer import Answer, Head
+from router.attempts import Shared
 from router.budget import RetryBudget
 from router.config import Form, parse
-from router.engine import Drive, Engine
+from router.engine import Drive
 from router.fleet import Fleet
 from router.ledger import Ledger
 from router.runtime import Runtime, build
@@ -179,8 +180,8 @@ async def _drive(runtime: Runtime, request: Request, upstream: Upstream) -> None
     )
     answer = Answer(ledger, _Sink())
     budget = RetryBudget(0.0, 0.0, time.monotonic)
-    engine = Engine(upstream, budget, Alarms(), random.Random(0), time.time)
-    drive = Drive(engine, runtime, ledger, answer)
+    shared = Shared(upstream, budget, Alarms(), random.Random(0), time.time)
+    drive = Drive(shared, runtime, ledger, answer)
     ended = await drive.run(now + 60.0)
     if isinstance(ended, Failed):
         raise BenchError(f"the engine could not answer: {ended.fault.message}")

@@ -174,9 +174,7 @@ async def _answer(client: httpx.AsyncClient, policy: str, problem: Problem) -> s
 
 def _written(attempts: Iterable[AttemptEnded], model: str | None = None) -> int:
     """Tokens of answers, by this model or by all."""
-    return sum(
-        a.usage.completion for a in attempts if a.answer and a.usage and model in (None, a.model)
-    )
+    return sum(a.written for a in attempts if model in (None, a.model))
 
 
 def _share(attempts: Sequence[AttemptEnded], model: str) -> float:
@@ -187,7 +185,7 @@ def _handoffs(requests: Iterable[tuple[AttemptEnded, ...]]) -> float:
     """Changes of the writing model per 100 tokens of the answers."""
     changes = tokens = 0
     for attempts in requests:
-        writers = [a.model for a in attempts if a.answer]
+        writers = [a.model for a in attempts if a.written]
         changes += sum(a != b for a, b in pairwise(writers))
         tokens += _written(attempts)
     return 100 * changes / max(tokens, 1)

@@ -49,7 +49,7 @@ def main() -> None:
         limits = Limits(options.max_num_seqs, options.max_num_queued_reqs)
         named = [_named(model, options.served_model_name) for model in options.model]
         models = [Served(name, folder, limits) for name, folder in named]
-    except (ModelFilesError, OSError) as error:
+    except (ModelFilesError, OSError, ValueError) as error:
         sys.exit(f"pair: {error}")
     config = uvicorn.Config(
         Application(models),

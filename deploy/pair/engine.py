@@ -5,8 +5,8 @@ not know HTTP, threads or clocks: `submit`, `step` and `cancel` are plain calls,
 between them. Everything that runs gets one token per `step`, so a short request never waits for a
 long one; what does not fit into `Limits` waits in line or is refused.
 
-A `Gate` is the seam for rules that read a step's full logits and decide whether the generation ends
-there: the in-process counterpart of a vLLM logits processor.
+A `Gate` is the seam for rules that read a step's full logits and may write its token themselves:
+the in-process counterpart of a vLLM logits processor.
 """
 
 from __future__ import annotations
@@ -41,17 +41,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A rule that may end a generation at any token.
+    """A rule that may put a token of its own in place of the model's.
 
-    `fires` is called before each token is drawn with the tokens generated so far, the raw logits
-    [vocabulary] and, if `reads_hidden`, the hidden state [hidden] they came from. When it returns
-    True the next token is `token`, whatever the model says; with that id among the request's
-    `stop_token_ids` the answer ends there and says so in `stop_reason`. What the rule must remember
-    between tokens, it keeps in `fires` itself: a gate belongs to one generation.
+    `decide` is called before each token is drawn with the tokens generated so far, the raw logits
+    [vocabulary] and, if `reads_hidden`, the hidden state [hidden] they came from. None leaves the
+    token to the model; an id is the next token, whatever the model says. With that id among the
+    request's `stop_token_ids` the answer ends there and says so in `stop_reason`. What the rule
+    must remember between tokens, it keeps in `decide`: a gate belongs to one generation.
     """
 
-    fires: Callable[[Sequence[int], Floats, Floats | None], bool | None]
-    token: int
+    decide: Callable[[Sequence[int], Floats, Floats | None], int | None]
     reads_hidden: bool = False
 
 
@@ -236,8 +235,9 @@ class Engine:
         if gate is not None:
             assert generation.cache is not None
             hidden = generation.cache.hidden_states()[-1] if gate.reads_hidden else None
-            if gate.fires(generation.generated, logits, hidden):
-                return gate.token
+            forced = gate.decide(generation.generated, logits, hidden)
+            if forced is not None:
+                return forced
         early = len(generation.generated) < job.stopping.min_tokens
         barred = (*job.stopping.token_ids, *self.graph.shape.eos) if early else ()
         return generation.sampler.pick(logits, barred)

@@ -37,6 +37,7 @@ class Shape:
     """What the rest must know of a graph."""
 
     vocabulary: int
+    hidden: int
     context: int
     eos: tuple[int, ...]
     cache_bytes_per_token: int
@@ -126,6 +127,7 @@ def _shape(graph: Path) -> Shape:
     per_layer = 2 * decoder["num_key_value_heads"] * decoder["head_size"] * _FLOAT_BYTES
     return Shape(
         vocabulary=model["vocab_size"],
+        hidden=decoder["hidden_size"],
         context=model["context_length"],
         eos=tuple(eos) if isinstance(eos, list) else (eos,),
         cache_bytes_per_token=decoder["num_hidden_layers"] * per_layer,

@@ -1,7 +1,10 @@
 """Worked arithmetic and word problems with exact answers, from a seed.
 
-The pair is trained on these, and the bench, the calibration and the reports use them. Pure Python:
-it must not import torch, a tokenizer or anything of the gateway.
+    python -m deploy.pair.problems --seed 1000000 -n 4000 > prompts.jsonl
+
+writes them as a prompts file: one JSON object a line, with `prompt` and `answer`. The pair is
+trained on these, and the bench, the calibration and the reports use them. Pure Python: it must not
+import torch, a tokenizer or anything of the gateway.
 
 Seeds are divided into training, tuning and reporting. On top of that every *formula* belongs to
 exactly one of the three by its checksum, and a seed yields only formulas of its own part: a
@@ -10,6 +13,8 @@ reported problem can therefore never have been trained on, whatever its wording.
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -182,3 +187,18 @@ def _writable(formula: Formula) -> bool:
 def _worked(asked: Question, words: Random) -> Problem:
     solution = write(asked.formula, words)
     return Problem(asked.kind, asked.prompt, solution, str(value_of(asked.formula)))
+
+
+def main() -> None:
+    """Write a prompts file to stdout."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    most = f"{TUNE_SEEDS.start} to {TUNE_SEEDS.stop - 1} are for tuning (default: %(default)s)"
+    parser.add_argument("--seed", type=int, default=TUNE_SEEDS.start, help=most)
+    parser.add_argument("-n", type=int, default=1000, help="problems (default: %(default)s)")
+    given = parser.parse_args()
+    for problem in problems(given.seed, given.n):
+        print(json.dumps({"prompt": problem.prompt, "answer": problem.answer}))
+
+
+if __name__ == "__main__":
+    main()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from deploy.pair.bodies import ChatBody, ChatMessages, CompletionBody, GenerationBody
 from deploy.pair.chat_template import ChatTemplate, ChatTemplateError
 from deploy.pair.engine import Job
+from deploy.pair.gate import Gates
 from deploy.pair.graph import Shape
 from deploy.pair.parameters import (
     Defaults,
@@ -40,6 +41,7 @@ class Renderer:
     template: ChatTemplate
     shape: Shape
     defaults: Defaults
+    gates: Gates
 
     def chat_prompt(self, body: ChatMessages) -> tuple[str, list[int]]:
         """The conversation as the model reads it: text, and its tokens."""
@@ -150,6 +152,10 @@ class Renderer:
         check_logprobs(prompt_logprobs, "prompt_logprobs", vocabulary)
         if body.logprob_token_ids and logprobs is None:
             refuse("when using `logprob_token_ids`, `logprobs` must be set.", "logprob_token_ids")
+        try:
+            gate = self.gates.settings(body.vllm_xargs)
+        except ValueError as error:
+            refuse(str(error), "vllm_xargs")
         return [
             Job(
                 prompt=tuple(prompt),
@@ -159,6 +165,7 @@ class Renderer:
                 logprob_ids=check_ids(body.logprob_token_ids, "logprob_token_ids", vocabulary),
                 prompt_logprobs=prompt_logprobs,
                 skip_special=body.skip_special_tokens,
+                gate=self.gates.make(gate),
             )
             for prompt in fitted
             for choice in range(choices(body))

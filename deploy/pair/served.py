@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from deploy.pair.chat_template import ChatTemplate
 from deploy.pair.engine import Engine, Generation, Job, Limits, QueueFullError, Token
+from deploy.pair.gate import Gates
 from deploy.pair.parameters import Defaults
 from deploy.pair.refusal import Refusal, broken, queue_full
 from deploy.pair.renderer import Renderer
@@ -59,13 +61,13 @@ class Served:
     """A named model."""
 
     def __init__(self, name: str, folder: Path, limits: Limits | None = None) -> None:
-        """Loads the folder's files; raises ModelFilesError."""
+        """Loads the folder's files. Raises ModelFilesError; ValueError for a wrong environment."""
         self.name = name
         self.folder = folder
         self.engine = Engine(folder, limits)
-        self.renderer = Renderer(
-            self.engine.codec, ChatTemplate(folder), self.engine.graph.shape, Defaults.of(folder)
-        )
+        codec, shape = self.engine.codec, self.engine.graph.shape
+        gates = Gates(folder, codec, shape, os.environ)
+        self.renderer = Renderer(codec, ChatTemplate(folder), shape, Defaults.of(folder), gates)
         self.fingerprint = f"tandem-pair-{self.engine.graph.checksum:08x}"
         self.cancelled_requests = 0
         self.healthy = True

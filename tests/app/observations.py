@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from router.cost import delivered
 from router.faults import Blame
 from router.observe import AttemptEnded, RequestEnded
 from router.steps import Surface, Usage
@@ -59,4 +60,5 @@ ENDED = RequestEnded(
 
 def request(**changes: Any) -> RequestEnded:
     """A plain answer by the large model, with these fields changed."""
-    return replace(ENDED, **changes)
+    ended = replace(ENDED, **changes)
+    return replace(ended, delivered=delivered(ended.attempts))

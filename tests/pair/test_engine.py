@@ -67,11 +67,10 @@ def test_a_prompt_fed_in_pieces_gives_the_same_logits(engine: Engine, small: Pat
     long = job(engine, QUESTION * 40, tokens=2)
     seen: list[Floats] = []
 
-    def look(_: Sequence[int], logits: Floats, __: Floats | None) -> bool:
+    def look(_: Sequence[int], logits: Floats, __: Floats | None) -> None:
         seen.append(logits)
-        return False
 
-    engine.generate(replace(long, gate=Gate(look, token=7)))
+    engine.generate(replace(long, gate=Gate(look)))
     assert len(long.prompt) > 2 * 128
     np.testing.assert_allclose(seen[0], graph_logits(small, long.prompt)[-1], atol=TOLERANCE)
 
@@ -196,13 +195,13 @@ def test_a_gate_reads_logits_and_hidden_states_and_ends_the_answer(engine: Engin
     stop = engine.codec.encode("<|gate|>")[0]
     seen: list[tuple[int, Floats, Floats | None]] = []
 
-    def fires(generated: Sequence[int], logits: Floats, hidden: Floats | None) -> bool:
+    def decide(generated: Sequence[int], logits: Floats, hidden: Floats | None) -> int | None:
         seen.append((len(generated), logits, hidden))
-        return len(generated) == 3
+        return stop if len(generated) == 3 else None
 
     asked = job(engine)
     stopping = replace(asked.stopping, token_ids=frozenset({stop}))
-    gate = Gate(fires, token=stop, reads_hidden=True)
+    gate = Gate(decide, reads_hidden=True)
     made = engine.generate(replace(asked, stopping=stopping, gate=gate))
     assert ids(made)[:3] == ids(engine.generate(asked))[:3]
     assert (made[-1].id, made[-1].finish, made[-1].stop_reason) == (stop, "stop", stop)

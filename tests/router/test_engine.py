@@ -146,7 +146,7 @@ async def test_another_backend_is_tried_before_the_first_byte(first: Canned) -> 
 def _picks(made: Core) -> str:
     """The backend that a run of this core will try first: its randomness is seeded."""
     drive = made.drive(STREAM)
-    backend = made.runtime.pools["small"].pick(b"", frozenset(), drive.engine.rng)
+    backend = made.runtime.pools["small"].pick(b"", frozenset(), drive.shared.rng)
     assert backend
     return backend.name
 
@@ -165,9 +165,9 @@ async def test_a_clients_mistake_is_passed_on_and_not_tried_again() -> None:
 async def test_a_retry_needs_the_budgets_leave() -> None:
     made = core()
     drive = made.drive(request(target="small"))
-    while drive.engine.budget.withdraw():
+    while drive.shared.budget.withdraw():
         pass
-    drive.engine.budget.deposit = lambda: None  # type: ignore[method-assign]
+    drive.shared.budget.deposit = lambda: None  # type: ignore[method-assign]
     ended = await drive.run(monotonic() + PATIENCE)
     assert isinstance(ended, Failed)
     assert len(made.upstreams.sent) == 1

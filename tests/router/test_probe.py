@@ -52,7 +52,7 @@ async def test_all_that_vllm_tells(client: httpx.AsyncClient, small: Backend) ->
         gate=False,
     )
     assert found.tokenizer is not None
-    assert len(found.tokenizer) == 12
+    assert len(found.tokenizer) > 30
     assert [body["model"] for body in asked.bodies] == ["small"] * 4
     assert asked.bodies[0]["prompt"] == SAMPLE
     assert all(body["max_tokens"] <= 2 for body in asked.bodies[1:])

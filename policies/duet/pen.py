@@ -1,0 +1,205 @@
+"""A pen: one of two models that write one text in turns, and the call by which it writes.
+
+The hand-off is text. A chat is continued by its last message (`continue_final_message`, which vLLM
+and SGLang have), a completion by a longer prompt. Every call streams, and a writer is stopped by
+closing its call, so that nothing depends on how a server names what it stopped at. If a backend
+breaks, another one of the model goes on from the text that was reached.
+
+White space at the end of the text is not shown to the writer and dropped from what it writes: many
+chat templates strip it, and a prompt that ends in it is a poor one for most tokenizers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from policies.duet.sheet import Border, Piece, Sheet, pieces
+from router.phrases import DRAFT_SHARE, Phrase, close, next_event
+from router.steps import (
+    Attempt,
+    Blame,
+    Delta,
+    Ended,
+    Failed,
+    Fault,
+    Finished,
+    Open,
+    Surface,
+    TimedOut,
+)
+
+ANEW = frozenset({
+    "model", "messages", "prompt", "stream", "stream_options", "stop", "include_stop_str_in_output",
+    "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs", "seed", "n", "best_of",
+    "add_generation_prompt", "continue_final_message",
+})  # fmt: skip
+"""Fields that each call gets anew; all others go to both models as they came."""
+COUNTED = {"include_usage": True, "continuous_usage_stats": True}
+"""Usage with every event, where the backend can do that: most calls are closed before their end."""
+
+
+@dataclass(slots=True)
+class Pen:
+    """One model. `looks` is how many alternatives per token are looked at.
+
+    `sees` once some came; `steps` counts those that it was given; `lost` if it cannot go on.
+    """
+
+    model: str
+    looks: int = 0
+    sees: bool = False
+    steps: int = 0
+    lost: bool = False
+    _attempt: Attempt | None = None
+    _over: Finished | None = None
+    _pieces: deque[Piece] = field(default_factory=deque)
+    _unseen: str = ""
+    _limit: int | None = None
+    _heard: int = 0
+    _began: int = 0
+    _backend: str = ""
+    _avoid: frozenset[str] = frozenset()
+
+    def hear(self, sheet: Sheet, most: int | None = None) -> Phrase[Piece | Finished | Failed]:
+        """The next piece of its call, which is opened for `most` tokens if there is none."""
+        if self._attempt is None:
+            yield from self._open(sheet, most)
+        while not self._pieces:
+            if self._over is not None:
+                return self._over
+            assert self._attempt is not None
+            match (yield from next_event(self._attempt)):
+                case Delta(choice=0) as delta:
+                    self._take(delta)
+                case Finished() as finished:
+                    self._over = finished
+                case Failed() as failed:
+                    self._forget()
+                    return failed
+                case Delta() | TimedOut():
+                    pass
+        return self._pieces.popleft()
+
+    def put_back(self, heard: Sequence[Piece]) -> None:
+        """These are to be heard again."""
+        self._pieces.extendleft(reversed(heard))
+
+    def drop(self) -> Phrase[None]:
+        """Close its call, if there is one."""
+        if self._attempt is not None:
+            yield from close(self._attempt)
+            self._forget()
+
+    def refuse(self, message: str, code: str) -> Phrase[Failed]:
+        """Close its call: what the backend sends cannot be used."""
+        assert self._attempt is not None
+        failed = Failed(self._attempt, Fault(Blame.BACKEND, message, 502, code))
+        yield from self.drop()
+        return failed
+
+    def moves(self, failed: Failed) -> bool:
+        """Whether another backend takes over from the one that failed."""
+        self._avoid |= {failed.attempt.backend}
+        self._backend = ""
+        return failed.spare
+
+    def pour(
+        self, sheet: Sheet, border: Border | None = None, most: int | None = None
+    ) -> Phrase[Ended | None]:
+        """Write on up to the border, or to the end of the answer. None if it goes on after that."""
+        while True:
+            heard = yield from self.hear(sheet, most)
+            match heard:
+                case Failed() if not self.moves(heard):
+                    return heard
+                case Failed():
+                    continue
+                case Finished() if self._used_up(sheet):
+                    yield from self.drop()
+                    if border is not None:
+                        return None
+                    continue
+                case Finished():
+                    return (yield from sheet.end(heard))
+                case Piece():
+                    kept, rest = (heard, ()) if border is None else border.take(heard)
+            assert self._attempt is not None
+            if ended := (yield from sheet.write(self._attempt, kept)):
+                return ended
+            self.put_back(rest)
+            if border is not None and border.over:
+                sheet.final = border.last
+                return None
+
+    def _open(self, sheet: Sheet, most: int | None) -> Phrase[None]:
+        shown = sheet.text.rstrip()
+        limits = [limit for limit in (sheet.room(), most) if limit is not None]
+        self._limit = min(limits, default=None)
+        self._unseen, self._began, self._heard = sheet.text[len(shown) :], sheet.wrote.total(), 0
+        body = {**_continued(sheet, shown), **self._asking(sheet)}
+        request = sheet.request.asking(body, sheet.request.surface, stream=True)
+        self._attempt = yield Open(
+            self.model, request, avoid=self._avoid, share=DRAFT_SHARE, prefer=self._backend
+        )
+        self._backend = self._attempt.backend
+
+    def _asking(self, sheet: Sheet) -> Mapping[str, Any]:
+        asked, chat = sheet.asked, sheet.request.surface is Surface.CHAT
+        alternatives = max(self.looks, asked.logprobs or 0)
+        newer = chat and sheet.request.body.get("max_completion_tokens") is not None
+        optional = {
+            "max_completion_tokens" if newer else "max_tokens": self._limit,
+            "top_logprobs": alternatives if chat else None,
+            "seed": asked.seed_at(sheet.wrote.total(), 0),
+        }
+        return {
+            "stream": True,
+            "stream_options": COUNTED,
+            "logprobs": True if chat else alternatives,
+            **{name: value for name, value in optional.items() if value is not None},
+        }
+
+    def _take(self, delta: Delta) -> None:
+        self.sees = self.sees or any(token.top for token in delta.tokens)
+        for piece in pieces(delta):
+            self._heard += piece.count
+            known = _begun(piece.text, self._unseen)
+            rest = piece.text[known:]
+            self._unseen = "" if rest else self._unseen[known:]
+            if rest or not piece.text:
+                self._pieces.append(piece.worded(rest) if known else piece)
+
+    def _used_up(self, sheet: Sheet) -> bool:
+        """Whether only the call was at its limit, not the answer; not if it has brought nothing."""
+        if self._over is None or self._over.reason != "length" or self._limit is None:
+            return False
+        heard = max(self._heard, self._over.usage.completion if self._over.usage else 0)
+        return heard >= self._limit and sheet.wrote.total() > self._began and sheet.room() != 0
+
+    def _forget(self) -> None:
+        self._attempt = self._over = None
+        self._pieces.clear()
+
+
+def _continued(sheet: Sheet, shown: str) -> dict[str, Any]:
+    """The client's body, with the answer so far at the prompt's end."""
+    body = {name: value for name, value in sheet.request.body.items() if name not in ANEW}
+    asked = sheet.request.body
+    if sheet.request.surface is Surface.COMPLETIONS:
+        return {**body, "prompt": asked["prompt"] + shown}
+    if not shown:
+        return {**body, "messages": asked["messages"]}
+    return {
+        **body,
+        "messages": [*asked["messages"], {"role": "assistant", "content": shown}],
+        "continue_final_message": True,
+        "add_generation_prompt": False,
+    }
+
+
+def _begun(text: str, expected: str) -> int:
+    """How many characters of what was expected `text` begins with."""
+    return next(n for n in range(len(expected), -1, -1) if text.startswith(expected[:n]))

@@ -1,0 +1,279 @@
+"""A turn: one model writes on until it is done, its tokens are used up, or its gate fires.
+
+A turn is one call of `/v1/completions` with the token ids of everything so far, made to the backend
+that holds the beginning in its prefix cache; if that one breaks, the turn goes on at another
+backend of the same model, from the token it had come to. What one turn has to tell the next is in
+the `Page` and in the `Writer`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+from policies.duet.page import Page
+from policies.duet.watch import ALTERNATIVES, Estimate, Watch
+from policies.gate.settings import GateSettings
+from router.phrases import Phrase, close, next_event
+from router.steps import (
+    Attempt,
+    Blame,
+    Delta,
+    Event,
+    Failed,
+    Fault,
+    Finished,
+    Open,
+    Surface,
+    TimedOut,
+    Token,
+)
+
+TURN_SHARE = 0.5
+"""Of the time that is left: a model that falls silent leaves the other time to finish."""
+NUMBERED = "token_id:"
+"""How vLLM writes a token's id where a text was, if it is asked to."""
+
+
+@dataclass(slots=True)
+class Writer:
+    """One of the two models: what it can do, and where its half of the answer lies cached.
+
+    `gate` is the reserved token of its engines' gate, None without one. `held` tokens lie in the
+    prefix cache of `backend`; those in `avoid` have failed this answer; `lost` if all have.
+    """
+
+    model: str
+    gate: int | None = None
+    backend: str = ""
+    held: int = 0
+    avoid: frozenset[str] = frozenset()
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a model is to do: write until the answer has `until` tokens, or until `rule` fires.
+
+    The rule runs in the engine where there is a gate, and is watched from here where there is none.
+    `candidate`: say which token the model itself would have written where the gate fired.
+    """
+
+    until: int | None = None
+    rule: GateSettings | None = None
+    estimate: Estimate = "middle"
+    candidate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """The gate fired before the token at the end of the answer; `candidate` is that token's id."""
+
+    candidate: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The turn's tokens are used up; the answer is not complete."""
+
+
+Turned: TypeAlias = Fired | Paused | Finished | Failed
+
+
+@dataclass(slots=True)
+class Line:
+    """An attempt, with those of its events that came while another one was listened to."""
+
+    attempt: Attempt
+    early: deque[Event] = field(default_factory=deque)
+    over: bool = False
+
+
+def write_on(
+    page: Page, writer: Writer, turn: Turn, line: Line | None = None, beside: Line | None = None
+) -> Phrase[Turned]:
+    """Let `writer` write. `line` is its call if that was opened before (`open_line`); what `beside`
+    says meanwhile is kept for later.
+    """
+    start = len(page.ids)
+    while page.split and line is None:
+        ahead = replace(turn, until=len(page.ids) + 1, rule=None)
+        turned = yield from _attempted(page, writer, ahead, None, beside)
+        if not isinstance(turned, Paused):
+            return turned
+        if turn.until is not None and len(page.ids) >= turn.until:
+            return turned
+    if turn.rule is not None:
+        since = turn.rule.since + len(page.ids) - start
+        turn = replace(turn, rule=replace(turn.rule, since=since))
+    return (yield from _attempted(page, writer, turn, line, beside))
+
+
+def open_line(page: Page, writer: Writer, turn: Turn, ahead: tuple[int, ...] = ()) -> Phrase[Line]:
+    """Prepare a call for this turn, as if the tokens `ahead` stood at the end already."""
+    ids = (*page.prompt, *page.ids, *ahead)
+    request = page.request.asking(_body(page, writer, turn, ids), Surface.COMPLETIONS, stream=True)
+    attempt: Attempt = yield Open(
+        writer.model,
+        request,
+        avoid=writer.avoid,
+        share=TURN_SHARE,
+        prefer=writer.backend,
+        held=writer.held,
+    )
+    writer.backend = attempt.backend or writer.backend
+    return Line(attempt)
+
+
+def _attempted(
+    page: Page, writer: Writer, turn: Turn, line: Line | None, beside: Line | None
+) -> Phrase[Turned]:
+    """The turn, on one backend after the other until one carries it through."""
+    start = len(page.ids)
+    while True:
+        if line is None:
+            line = yield from open_line(page, writer, turn)
+        turned = yield from _run(page, writer, turn, line, beside)
+        writer.held = len(page.prompt) + len(page.ids)
+        if not (isinstance(turned, Failed) and turned.spare):
+            return turned
+        writer.avoid |= {turned.attempt.backend}
+        writer.backend, writer.held, line = "", 0, None
+        if turn.rule is not None:
+            since = turn.rule.since + len(page.ids) - start
+            turn, start = replace(turn, rule=replace(turn.rule, since=since)), len(page.ids)
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of a turn as it is heard. `reserved` is the token by which its gate stops it."""
+
+    page: Page
+    turn: Turn
+    attempt: Attempt
+    reserved: int | None
+    watch: Watch | None
+    fired: Fired = field(default_factory=Fired)
+
+    def delta(self, delta: Delta) -> Phrase[Turned | None]:
+        """More tokens; what has come of the turn if they end it."""
+        page, tokens, watch = self.page, delta.tokens, self.watch
+        if tokens and tokens[-1].id == self.reserved is not None:
+            self.fired, tokens = Fired(_likeliest(tokens[-1])), tokens[:-1]
+        if delta.text and not tokens:
+            return (yield from self._broken())
+        kept = len(tokens) if watch is None else _before_firing(watch, tokens)
+        if kept < len(tokens):
+            tokens = tokens[:kept]
+            yield from page.write(self.attempt, "".join(t.text for t in tokens), tokens)
+            return (yield from self._hand_over(Fired()))
+        if tokens:
+            yield from page.write(self.attempt, delta.text, tokens)
+        if page.stopped is None:
+            return None
+        return (yield from self._end(Finished(self.attempt, "stop", page.stopped)))
+
+    def finished(self, finished: Finished) -> Phrase[Turned]:
+        """The call is over: the turn, too, or the whole answer."""
+        if self.reserved is not None and finished.stop_reason == self.reserved:
+            return (yield from self._hand_over(self.fired))
+        until = self.turn.until
+        reached = until is not None and len(self.page.ids) >= until
+        if finished.reason == "length" and reached and self.page.room() != 0:
+            return (yield from self._hand_over(Paused()))
+        return (yield from self._end(finished))
+
+    def _hand_over(self, turned: Fired | Paused) -> Phrase[Turned]:
+        failed = yield from self.page.mend(self.attempt)
+        yield from close(self.attempt)
+        return failed or turned
+
+    def _end(self, finished: Finished) -> Phrase[Finished]:
+        finished = replace(finished, reason=finished.reason or "stop")
+        yield from self.page.end(self.attempt, finished)
+        yield from close(self.attempt)
+        return finished
+
+    def _broken(self) -> Phrase[Failed]:
+        yield from close(self.attempt)
+        fault = Fault(Blame.BACKEND, "the backend sends no token ids", 502, "no_token_ids")
+        return Failed(self.attempt, fault)
+
+
+def _run(page: Page, writer: Writer, turn: Turn, line: Line, beside: Line | None) -> Phrase[Turned]:
+    """One call, from its first token to its last."""
+    watch = Watch(turn.rule, turn.estimate) if turn.rule and writer.gate is None else None
+    call = Call(page, turn, line.attempt, writer.gate if turn.rule else None, watch)
+    while True:
+        match (yield from hear(line, beside)):
+            case Delta(choice=0) as delta:
+                if turned := (yield from call.delta(delta)):
+                    return turned
+            case Finished() as finished:
+                return (yield from call.finished(finished))
+            case Failed() as failed:
+                return failed
+            case Delta() | TimedOut():
+                pass
+
+
+def hear(line: Line, beside: Line | None) -> Phrase[Event]:
+    """The next event of `line`; what the other one says meanwhile is put aside, on its own line."""
+    if line.early:
+        return line.early.popleft()
+    while True:
+        other = () if beside is None or beside.over else (beside.attempt,)
+        event = yield from next_event(line.attempt, *other)
+        if isinstance(event, TimedOut) or event.attempt == line.attempt:
+            return event
+        assert beside is not None
+        beside.early.append(event)
+        beside.over = isinstance(event, Finished | Failed)
+
+
+def _before_firing(watch: Watch, tokens: Sequence[Token]) -> int:
+    """How many of these tokens come before the one at which the rule fires."""
+    return next((n for n, token in enumerate(tokens) if watch.fires(token)), len(tokens))
+
+
+def _likeliest(token: Token) -> int | None:
+    """The id of the raw distribution's best token at this position, if the backend told it."""
+    best = max(token.top, key=lambda alternative: alternative.logprob, default=None)
+    if best is None or not best.text.startswith(NUMBERED):
+        return None
+    return int(best.text.removeprefix(NUMBERED))
+
+
+def _body(page: Page, writer: Writer, turn: Turn, ids: tuple[int, ...]) -> dict[str, Any]:
+    asked, written = page.asked, len(ids) - len(page.prompt)
+    limits = [most - written for most in (asked.room, turn.until) if most is not None]
+    stop_ids, xargs = asked.stop_ids, dict(asked.xargs)
+    if turn.rule is not None and writer.gate is not None:
+        stop_ids = (*stop_ids, writer.gate)
+        xargs.update(turn.rule.xargs())
+    optional = {
+        "seed": asked.seed_at(written, page.choice),
+        "stop_token_ids": stop_ids or None,
+        "vllm_xargs": xargs or None,
+        "logprobs": max(_alternatives(page, writer, turn), default=None),
+        "return_tokens_as_token_ids": turn.candidate or None,
+    }
+    return {
+        **asked.others,
+        "prompt": ids,
+        "max_tokens": max(min(limits), 1) if limits else None,
+        "return_token_ids": True,
+        **{name: value for name, value in optional.items() if value is not None},
+    }
+
+
+def _alternatives(page: Page, writer: Writer, turn: Turn) -> Iterator[int]:
+    """How many alternatives per token each of those who look at them needs."""
+    if page.asked.logprobs is not None:
+        yield page.asked.logprobs
+    if turn.candidate:
+        yield 1
+    if turn.rule is not None and writer.gate is None:
+        yield ALTERNATIVES

@@ -1,0 +1,65 @@
+"""What an engine saw at each position of a forced text, written down for training.
+
+A trace is filled position by position and becomes one safetensors file when its last position is
+there: whoever waits for the answer finds the file complete. Knows files; must not know engines.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+
+from policies.gate.arrays import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One position before its token was forced.
+
+    `hidden` [hidden] is empty where the engine shows none; `logits` [top] are the largest raw ones
+    with their `ids` [top], largest first; `predicted` is the likeliest token; `entropy` is in bits.
+    """
+
+    hidden: Floats
+    logits: Floats
+    ids: Floats
+    predicted: int
+    entropy: float
+
+
+class Trace:
+    """A file of `length` positions on its way."""
+
+    def __init__(self, file: Path, length: int) -> None:
+        self._file = file
+        self._length = length
+        self._seen: dict[int, Seen] = {}
+
+    def add(self, position: int, seen: Seen) -> None:
+        """Take one position, counted from 0; the last one missing writes the file."""
+        if position >= self._length:
+            return
+        new = position not in self._seen
+        self._seen[position] = seen
+        if new and len(self._seen) == self._length:
+            self._write()
+
+    def _write(self) -> None:
+        seen = [self._seen[position] for position in range(self._length)]
+        content = save(
+            {
+                "hidden": np.stack([each.hidden for each in seen]).astype(np.float16),
+                "top_logits": np.stack([each.logits for each in seen]).astype(np.float32),
+                "top_ids": np.stack([each.ids for each in seen]).astype(np.int32),
+                "predicted": np.asarray([each.predicted for each in seen], dtype=np.int32),
+                "entropy": np.asarray([each.entropy for each in seen], dtype=np.float32),
+            }
+        )
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self._file.parent, delete=False) as whole:
+            whole.write(content)
+        Path(whole.name).replace(self._file)

@@ -1,0 +1,144 @@
+"""The token gate: the small model writes, except for the tokens where the two would part ways.
+
+R2R (arXiv 2505.21600): a small network in the small model's engine looks at each token that it is
+about to write; where it expects the large model to go another way, the engine stops, the large
+model writes exactly one token in its place, and the small one goes on. Two baselines of the same
+shape stand beside the learned rule: the entropy of that one distribution, and chance.
+
+Most tokens that are handed over come back as the small model would have written them. With
+`optimistic` it already goes on from its own candidate while the large model writes: if that is what
+comes back, nobody has waited, and if not, the branch is dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from policies.duet.answer import REASONS, answered
+from policies.duet.page import Page
+from policies.duet.turn import Fired, Line, Paused, Turn, Turned, Writer, open_line, write_on
+from policies.gate.settings import GateSettings, Rule
+from router.fleet import Fleet, ModelView, tokenizers_differ
+from router.phrases import Phrase, close
+from router.steps import Ended, Failed, ModelName, Request, Steps, TargetName
+
+
+@dataclass(frozen=True, slots=True)
+class TokenGate:
+    """The small model writes; single tokens, where it matters, are the large one's."""
+
+    reasons: ClassVar[tuple[str, ...]] = REASONS
+
+    small: ModelName
+    """The model that writes."""
+    large: ModelName
+    """The model that writes the tokens that matter."""
+    artifact: str | None = None
+    """The learned gate: a folder's name, below the engines' folder of gates (`tandem train
+    token-gate` writes it). Needed by the rule `neural`."""
+    rule: Literal["neural", "entropy", "random"] = "neural"
+    """What decides: the learned gate, or one of the baselines."""
+    threshold: float | None = None
+    """From where on a token is handed over: a score from 0 to 1 (`neural`; default: the artifact's
+    own), or bits of the token's own distribution (`entropy`)."""
+    rate: float | None = None
+    """How often `random` hands over, 0 to 1."""
+    burst: int = 1
+    """Tokens that the large model writes before the small one goes on; 1 in the paper."""
+    optimistic: bool = False
+    """Go on from the small model's own candidate while the large one writes. Costs the branches
+    that are dropped; needs gates in the engines and a burst of 1."""
+    alone: TargetName | None = None
+    """Who answers what two models cannot write together; default: the large model."""
+    reasoning: bool = False
+    """Whether the backends tell the models' reasoning from their answer (a reasoning parser). Then
+    vLLM's derender reads each answer as a whole, and it arrives in one piece at its end."""
+
+    def __post_init__(self) -> None:
+        if self.burst < 1:
+            raise ValueError("burst: at least 1")
+        if self.optimistic and self.burst > 1:
+            raise ValueError("optimistic: needs a burst of 1, there is one candidate only")
+        if self.small == self.large:
+            raise ValueError("large: must be another model than small")
+        if self.rule != "neural" and self.artifact is not None:
+            raise ValueError(f"artifact: the rule {self.rule} has none")
+        try:
+            self._rule(seed=0)
+        except ValueError as error:
+            raise ValueError(str(error).removeprefix("tandem_gate_")) from None
+
+    def route(self, request: Request, fleet: Fleet) -> Steps:
+        """Write the answer with both models."""
+        return (yield from answered(self, request, fleet))
+
+    def misfit(self, fleet: Fleet) -> str | None:
+        """Token ids are handed over, so both must mean the same by them."""
+        return tokenizers_differ(fleet.models[self.small], fleet.models[self.large])
+
+    def unfit(self, small: ModelView, large: ModelView) -> str | None:
+        """A learned gate sees what only the engine knows."""
+        if self.rule == "neural" and small.abilities.gate is None:
+            return f"the engines of {small.name} have no gate, and a learned one runs nowhere else"
+        return None
+
+    def write(self, page: Page, small: Writer, large: Writer) -> Phrase[Ended]:
+        """Fill one page: the small model's tokens, with some of the large one's."""
+        optimistic = self.optimistic and small.gate is not None and page.asked.logprobs is None
+        ahead: Line | None = None
+        while True:
+            turned = yield from write_on(page, small, self._small_turn(page, large), ahead)
+            ahead = None
+            if isinstance(turned, Failed) and turned.fault.elsewhere and not large.lost:
+                small.lost = True
+                return (yield from self._finish(page, large))
+            if not isinstance(turned, Fired):
+                assert not isinstance(turned, Paused)
+                return turned
+            if optimistic and turned.candidate is not None and not page.split:
+                candidate = (turned.candidate,)
+                ahead = yield from open_line(page, small, self._small_turn(page, large), candidate)
+            turned = yield from self._hand_over(page, large, ahead)
+            page.handoffs += 1
+            if isinstance(turned, Failed) and turned.fault.elsewhere:
+                large.lost = True
+            elif not isinstance(turned, Paused):
+                yield from _drop(ahead)
+                assert not isinstance(turned, Fired)
+                return turned
+            if ahead and (large.lost or page.split or page.ids[-1] != candidate[0]):
+                yield from _drop(ahead)
+                ahead = None
+
+    def _hand_over(self, page: Page, large: Writer, ahead: Line | None) -> Phrase[Turned]:
+        """The large model's tokens. A client that draws tokens draws them from its distribution."""
+        turn = Turn(until=len(page.ids) + self.burst)
+        return (yield from write_on(page, large, turn, None, ahead))
+
+    def _finish(self, page: Page, large: Writer) -> Phrase[Ended]:
+        turned = yield from write_on(page, large, Turn())
+        assert not isinstance(turned, Fired | Paused)
+        return turned
+
+    def _small_turn(self, page: Page, large: Writer) -> Turn:
+        if large.lost:
+            return Turn()
+        rule = self._rule(seed=_seed(page))
+        return Turn(rule=rule, candidate=self.optimistic and page.asked.logprobs is None)
+
+    def _rule(self, seed: int) -> GateSettings:
+        return GateSettings(
+            Rule(self.rule), artifact=self.artifact, threshold=self.threshold, rate=self.rate,
+            seed=seed,
+        )  # fmt: skip
+
+
+def _drop(ahead: Line | None) -> Phrase[None]:
+    if ahead is not None:
+        yield from close(ahead.attempt)
+
+
+def _seed(page: Page) -> int:
+    """Chance must not repeat itself from turn to turn, and a replay must toss the same coins."""
+    return hash((page.request.draw, page.choice, len(page.ids))) % (1 << 62)
