@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from app import train
+    from app import calibrate, chat, train
     from app.bench import handoffs, overhead, pair
 
     parser = argparse.ArgumentParser(prog="tandem", description=DESCRIPTION)
@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     check = _command(commands, "check", "check a config without running it", _check)
     check.add_argument("file", type=Path, metavar="FILE")
     check.add_argument("--json", action="store_true", help="the verdict as JSON")
+    chat.add_arguments(
+        _command(commands, "chat", "talk to a gateway, and see which model wrote what", chat.main)
+    )
     keys = _group(commands, "keys", "make API keys")
     new = _command(keys, "new", "make a key and its entry for the keys file", _new_key)
     new.add_argument("name", metavar="NAME", help="what the log calls the key")
@@ -56,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_arguments(
         _command(trains, "token-gate", "learn where the large model must write", train.main)
     )
+    calibrates = _group(commands, "calibrate", "find a policy's threshold on prompts of your own")
+    for kind in calibrate.USES:
+        about = f"the threshold of `use: {calibrate.USES[kind]}` for a share or a quality"
+        calibrate.add_arguments(_command(calibrates, kind, about, calibrate.main), kind)
     benches = _group(commands, "bench", "measure the gateway, or policies on the embedded pair")
     overhead.add_arguments(
         _command(benches, "overhead", "what the gateway itself costs", overhead.main)

@@ -8,11 +8,17 @@ holds and end with it, even if it is killed.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from policies.gate.resources import ARTIFACTS_VARIABLE
+
 MODELS = Path(__file__).parent.parent / "deploy" / "pair" / "models"
+GATES = "gate"
+"""The folder beside the models that holds the learned gates: these two."""
+HIDDEN, NO_HIDDEN = "hidden", "no-hidden"
 SIZES = ("small", "large")
 READY = b"listening on "
 PATIENCE = 60.0
@@ -31,17 +37,23 @@ models:
     params_b: {params_large}
     price: {{input: 0.30, output: 1.20}}
 policies:
-  auto: {{use: cascade, small: small, large: large, mean_logprob: {mean_logprob}}}
+  cascade: {{use: cascade, small: small, large: large, mean_logprob: {mean_logprob}}}
+  ead: {{use: entropy, small: small, large: large, threshold: {bits}, window: 5, dwell: 4}}
+  r2r: {{use: token_gate, small: small, large: large, artifact: {gate}}}
   careful: {{use: fallback, targets: [large, small]}}
   canary: {{use: split, weights: {{small: 1, large: 9}}}}
   hedged: {{use: hedge, model: large, backup: small, delay: 0.5}}
-default: auto
+default: cascade
 baseline: large
 """
 PARAMS_B = {"small": 59_616e-9, "large": 1_050_240e-9}
 """Parameters in billions, as the pair's README counts them."""
 MEAN_LOGPROB = -0.035
 """Above it a draft of the small model is accepted; chosen on problems that no report uses."""
+
+
+BITS = 0.2
+"""Mean entropy from which on the large model writes; chosen in the same way."""
 
 
 class EmbeddedError(Exception):
@@ -63,6 +75,8 @@ class Pair:
             params_small=PARAMS_B["small"],
             params_large=PARAMS_B["large"],
             mean_logprob=MEAN_LOGPROB,
+            bits=BITS,
+            gate=HIDDEN,
         )
 
     async def close(self) -> None:
@@ -98,6 +112,7 @@ async def _spawn(size: str) -> asyncio.subprocess.Process:
         *("-m", "deploy.pair", "--model", str(MODELS / size), *options),
         stdin=pipe,
         stdout=pipe,
+        env={**os.environ, ARTIFACTS_VARIABLE: str(MODELS / GATES)},
         start_new_session=True,  # Ctrl-C is the gateway's, which drains before the pair may go
     )
 

@@ -30,12 +30,12 @@ from router.observe import Observers, Refused
 from router.revisions import Revisions
 from router.runtime import Runtime
 from router.steps import Request, Surface
-from router.wire import FORWARDED, parse, request_id
+from router.wire import READ, parse, request_id
 
 SURFACES = {f"/v1/{surface.value}": surface for surface in Surface}
 PAGES = frozenset({"/healthz", "/readyz", "/metrics", "/v1/models"})
 """What answers a GET, beside each model's own page below `/v1/models/`."""
-READ_HEADERS = frozenset(name.encode() for name in FORWARDED)
+READ_HEADERS = frozenset(name.encode() for name in READ)
 UNWATCHED = 0.02
 """Seconds before a client is watched; its leaving must reach the backend within 0.1 s."""
 GONE_STATUS = 499

@@ -27,6 +27,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from app.families import Counts, Histogram, Labels
+from router.cost import handoffs
 from router.faults import Blame
 from router.observe import (
     AttemptEnded,
@@ -179,6 +180,11 @@ class Metrics(Collector):
             ("model", "policy"),
             "Completion tokens that clients got, by the model that wrote them.",
         )
+        self._handoffs = self._count(
+            "tandem_handoffs_total",
+            ("policy",),
+            "Times that one model went on with an answer that another one had begun.",
+        )
         self._estimated = self._count(
             "tandem_estimated_tokens_total",
             ("model", "policy"),
@@ -258,6 +264,8 @@ class Metrics(Collector):
         self._seconds.observe(which, ended.seconds)
         self._overhead.observe(which, max(ended.seconds - ended.upstream, 0.0))
         self._baseline.add((policy,), ended.baseline)
+        if len(ended.attempts) > 1 and (changes := handoffs(ended.attempts)):
+            self._handoffs.add((policy,), changes)
         for attempt in ended.attempts:
             self._attempt(attempt, policy, ended.stream)
 

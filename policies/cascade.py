@@ -14,8 +14,6 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import jsonschema_rs
-
 from router.fleet import Fleet
 from router.phrases import compute, draft, note, relay, route
 from router.steps import (
@@ -92,6 +90,8 @@ class Cascade:
             except re.error as error:
                 raise ValueError(f"pattern: not a regular expression: {error}") from None
         if isinstance(self.json_schema, Mapping):
+            import jsonschema_rs  # only here: vLLM, which loads the gate from beside, has it not
+
             try:
                 jsonschema_rs.meta.validate(dict(self.json_schema))
             except jsonschema_rs.ValidationError as error:
@@ -171,6 +171,8 @@ def _schema_problem(schema: Mapping[str, Any] | None, text: str) -> str | None:
         return "the draft is not JSON"
     if schema is None:
         return None
+    import jsonschema_rs
+
     try:
         jsonschema_rs.validate(dict(schema), value, offline=True)  # the schema may be a client's
     except jsonschema_rs.ValidationError as error:  # its text quotes the draft: only say where

@@ -27,6 +27,7 @@ class Entropy:
     """Hands over when the running model becomes unsure, and back when it is sure again."""
 
     reasons: ClassVar[tuple[str, ...]] = REASONS
+    returns: ClassVar[bool] = True
 
     small: ModelName
     """The model that writes while it is sure."""
@@ -86,12 +87,12 @@ class Entropy:
         """Fill one page, in turns."""
         writer, other = (small, large) if self.start == "small" else (large, small)
         while True:
-            gated = not other.lost
-            turn = Turn(rule=self._rule(writer is large) if gated else None, estimate=self.estimate)
+            rule = None if other.lost else self._rule(page, back=writer is large)
+            turn = Turn(rule=rule, estimate=self.estimate)
             turned = yield from write_on(page, writer, turn)
             match turned:
                 case Fired() | Paused():
-                    page.handoffs += 1
+                    pass
                 case Failed() if other.lost or not turned.fault.elsewhere:
                     return turned
                 case Failed():
@@ -100,10 +101,13 @@ class Entropy:
                     return turned
             writer, other = other, writer
 
-    def _rule(self, back: bool) -> GateSettings:
-        """The rule in the small model's engine, or in the large one's: when to hand `back`."""
+    def _rule(self, page: Page, *, back: bool) -> GateSettings:
+        """The rule in the small model's engine, or in the large one's: when to hand `back`.
+
+        Who was handed the pen writes a token, or two models could hand it to and fro for ever.
+        """
         bits = self.threshold if not back or self.back is None else self.back
         return GateSettings(
-            Rule.ENTROPY, threshold=bits, window=self.window, dwell=self.dwell, below=back,
-            keep=self.keep,
+            Rule.ENTROPY, threshold=bits, window=self.window, below=back, keep=self.keep,
+            dwell=max(self.dwell, 1) if page.turns else self.dwell,
         )  # fmt: skip

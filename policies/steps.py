@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -68,7 +68,7 @@ class Grade:
 
 @dataclass(frozen=True, slots=True)
 class Stepwise:
-    """Step by step: the small model writes unless a look or a grade says that the large one is to."""
+    """The small model writes, step by step; the large one where a look or a grade demands it."""
 
     reasons: ClassVar[tuple[str, ...]] = (
         "looked",
@@ -83,12 +83,13 @@ class Stepwise:
     large: ModelName
     """The model that writes the hard ones."""
     threshold: float = 0.9
-    """Entropy in nats of a step's first token, over its 20 likeliest alternatives as if there were
-    no others, from which on the large model writes the step; 0.9 in the paper. `grade` replaces it."""
+    """Entropy of a step's first token, in nats over its 20 likeliest alternatives as if there were
+    no others, from which on the large model writes the step; 0.9 in the paper. Not for `grade`."""
     grade: Grade | None = None
     """Let the large model grade the small one's whole step, and write it anew if it is bad."""
     separator: str = "\n\n"
-    """What ends a step; white space alone is no step."""
+    """What ends a step, where white space alone is none. Not a space at its end: tokens begin with
+    spaces, and a prompt that ends in one is a poor prompt."""
     longest: int = 512
     """Tokens after which a step ends without a separator."""
     final: str | None = None
@@ -101,8 +102,10 @@ class Stepwise:
             raise ValueError("large: must be another model than small")
         if not self.threshold >= 0:
             raise ValueError("threshold: an entropy is at least 0 nats")
-        if not self.separator:
-            raise ValueError("separator: must not be empty")
+        if not self.separator or self.separator.endswith(" "):
+            raise ValueError(
+                "separator: must end in a character that a token ends with, not a space"
+            )
         if self.longest < 1:
             raise ValueError("longest: at least 1 token")
         if self.final == "":
@@ -235,29 +238,31 @@ def entropy(top: Sequence[Alternative]) -> float:
 def _asked(request: Request) -> Asked | str:
     """What `request` asks, or why its answer cannot be handed over as text."""
     asked = asked_of(request)
-    return asked if isinstance(asked, str) else _for_one(request, asked) or asked
+    return asked if isinstance(asked, str) else next(_for_one(request, asked), asked)
 
 
-def _for_one(request: Request, asked: Asked) -> str | None:
+def _for_one(request: Request, asked: Asked) -> Iterator[str]:
     body = request.body
     if asked.choices > 1:
-        return "n: one answer is handed over, not several"
+        yield "n: one answer is handed over, not several"
+    if asked.tools:
+        yield "tools: calls are parsed by the backend"
     if asked.room == 0:
-        return "nothing is to be written"
-    if name := next((name for name in OWN_TOKENS if body.get(name)), None):
-        return f"{name}: a token id means something to one tokenizer only"
-    if request.surface is Surface.COMPLETIONS:
-        return None if isinstance(body.get("prompt"), str) else "prompt: more than a text"
+        yield "nothing is to be written"
+    for name in OWN_TOKENS:
+        if body.get(name):
+            yield f"{name}: a token id means something to one tokenizer only"
     if body.get("continue_final_message") or body.get("add_generation_prompt") is False:
-        return "continue_final_message: the client continues a message of its own"
-    return None
+        yield "continue_final_message: the client continues a message of its own"
+    if request.surface is Surface.COMPLETIONS and not isinstance(body.get("prompt"), str):
+        yield "prompt: only one text can be continued"
 
 
 def _grading(sheet: Sheet, step: str, grade: Grade) -> Request:
     """The request for a grade: the conversation, the answer with the drafted step, the question."""
     body = sheet.request.body
     asked = body.get("messages") or [{"role": "user", "content": body.get("prompt")}]
-    said = {"role": "assistant", "content": (sheet.text + step).rstrip()}
+    said = {"role": "assistant", "content": sheet.text + step}
     kept = {name: body[name] for name in ("chat_template_kwargs",) if name in body}
     messages = [*asked, said, {"role": "user", "content": grade.prompt}]
     return sheet.request.asking({**kept, "messages": messages, "max_tokens": 1, "temperature": 0})

@@ -18,10 +18,14 @@ from typing import ClassVar, Literal
 from policies.duet.answer import REASONS, answered
 from policies.duet.page import Page
 from policies.duet.turn import Fired, Line, Paused, Turn, Turned, Writer, open_line, write_on
+from policies.gate.chance import later
 from policies.gate.settings import GateSettings, Rule
 from router.fleet import Fleet, ModelView, tokenizers_differ
 from router.phrases import Phrase, close
 from router.steps import Ended, Failed, ModelName, Request, Steps, TargetName
+
+SEEDS = 1 << 62
+"""Any number of them that a seed of 64 signed bits has room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,7 @@ class TokenGate:
     """The small model writes; single tokens, where it matters, are the large one's."""
 
     reasons: ClassVar[tuple[str, ...]] = REASONS
+    returns: ClassVar[bool] = False
 
     small: ModelName
     """The model that writes."""
@@ -88,7 +93,8 @@ class TokenGate:
         optimistic = self.optimistic and small.gate is not None and page.asked.logprobs is None
         ahead: Line | None = None
         while True:
-            turned = yield from write_on(page, small, self._small_turn(page, large), ahead)
+            turn = self._small_turn(page, large, optimistic)
+            turned = yield from write_on(page, small, turn, ahead)
             ahead = None
             if isinstance(turned, Failed) and turned.fault.elsewhere and not large.lost:
                 small.lost = True
@@ -96,11 +102,12 @@ class TokenGate:
             if not isinstance(turned, Fired):
                 assert not isinstance(turned, Paused)
                 return turned
-            if optimistic and turned.candidate is not None and not page.split:
+            if optimistic and _may_guess(page, turned):
+                assert turned.candidate is not None
                 candidate = (turned.candidate,)
-                ahead = yield from open_line(page, small, self._small_turn(page, large), candidate)
+                turn = self._small_turn(page, large, optimistic, ahead=1)
+                ahead = yield from open_line(page, small, turn, candidate)
             turned = yield from self._hand_over(page, large, ahead)
-            page.handoffs += 1
             if isinstance(turned, Failed) and turned.fault.elsewhere:
                 large.lost = True
             elif not isinstance(turned, Paused):
@@ -121,11 +128,11 @@ class TokenGate:
         assert not isinstance(turned, Fired | Paused)
         return turned
 
-    def _small_turn(self, page: Page, large: Writer) -> Turn:
+    def _small_turn(self, page: Page, large: Writer, optimistic: bool, ahead: int = 0) -> Turn:
         if large.lost:
             return Turn()
-        rule = self._rule(seed=_seed(page))
-        return Turn(rule=rule, candidate=self.optimistic and page.asked.logprobs is None)
+        seed = _seed(page, len(page.ids) + ahead) if self.rule == "random" else 0
+        return Turn(rule=self._rule(seed), candidate=optimistic)
 
     def _rule(self, seed: int) -> GateSettings:
         return GateSettings(
@@ -134,11 +141,18 @@ class TokenGate:
         )  # fmt: skip
 
 
+def _may_guess(page: Page, fired: Fired) -> bool:
+    """Whether something may come after the candidate that is told."""
+    return fired.candidate is not None and not page.split and page.room() != 1
+
+
 def _drop(ahead: Line | None) -> Phrase[None]:
     if ahead is not None:
         yield from close(ahead.attempt)
 
 
-def _seed(page: Page) -> int:
-    """Chance must not repeat itself from turn to turn, and a replay must toss the same coins."""
-    return hash((page.request.draw, page.choice, len(page.ids))) % (1 << 62)
+def _seed(page: Page, position: int) -> int:
+    """Every position of an answer has its own coin, whoever came to it and in how many calls, so a
+    replay tosses the same ones.
+    """
+    return later(hash((page.request.draw, page.choice)) % SEEDS, position)

@@ -174,7 +174,8 @@ def _delta(choice: Choice, step: Emit) -> dict[str, Any]:
         delta["content"] = step.text
     if step.message is not None:
         said = {name: value for name, value in step.message.items() if value is not None}
-        delta |= said if not choice.begun else {n: v for n, v in said.items() if n != "role"}
+        said.pop("role", None)
+        delta |= said
         if calls := delta.get("tool_calls"):
             delta["tool_calls"] = [{"index": n, **call} for n, call in enumerate(calls)]
     return delta

@@ -18,12 +18,13 @@ must stay so: the gateway's bill and the offline replay of a log are the same fe
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 from router.fleet import Price
 from router.observe import AttemptEnded
 from router.steps import Usage
 
-__all__ = ["active_params", "baseline", "cost", "delivered", "priced", "saved"]
+__all__ = ["active_params", "baseline", "cost", "delivered", "handoffs", "priced", "saved"]
 
 PER_MILLION = 1e-6
 """Prices are quoted in USD per million tokens."""
@@ -70,6 +71,12 @@ def saved(spent: float, baseline: float) -> float:
     0 when there is no baseline to compare with (no answer, or a model that costs nothing).
     """
     return 1 - spent / baseline if baseline else 0.0
+
+
+def handoffs(attempts: Iterable[AttemptEnded]) -> int:
+    """How often the model that writes the answer changed."""
+    writers = [attempt.model for attempt in attempts if attempt.written]
+    return sum(one != other for one, other in pairwise(writers))
 
 
 def active_params(attempts: Iterable[AttemptEnded], params_b: Mapping[str, float]) -> float:

@@ -116,16 +116,16 @@ def pieces(surface: Surface, chunk: Json) -> Iterator[Piece]:
 
 
 def _choice(choice: Json) -> Piece:
+    logprobs = choice.get("logprobs")
     if "text" in choice:
-        text, tokens = _text(choice["text"]), _legacy_tokens(_object(choice.get("logprobs")))
+        text = _text(choice["text"])
+        tokens = _legacy_tokens(_object(logprobs)) if logprobs else ()
     else:
         message = _object(choice.get("delta") or choice.get("message"))
-        text, tokens = _text(message.get("content")), _tokens(_object(choice.get("logprobs")))
-    if ids := [_whole(stated) for stated in _list(choice.get("token_ids"))]:
-        if not tokens:
-            tokens = [Token("", i) for i in ids]
-        elif len(ids) == len(tokens):
-            tokens = [Token(t.text, i, t.logprob, t.top) for t, i in zip(tokens, ids, strict=True)]
+        text = _text(message.get("content"))
+        tokens = _tokens(_object(logprobs)) if logprobs else ()
+    if ids := choice.get("token_ids"):
+        tokens = _numbered(tokens, _list(ids))
     stopped = choice.get("stop_reason")
     return Piece(
         _whole(choice.get("index")) or 0,
@@ -134,6 +134,18 @@ def _choice(choice: Json) -> Piece:
         _text(choice.get("finish_reason")) or None,
         stopped if isinstance(stopped, str) else _whole(stopped),
     )
+
+
+def _numbered(tokens: Sequence[Token], stated: Sequence[Any]) -> Sequence[Token]:
+    """These tokens with their ids; tokens of the ids alone if nothing else is known of them."""
+    if not tokens:
+        return [Token("", _whole(number)) for number in stated]
+    if len(stated) != len(tokens):
+        return tokens
+    return [
+        Token(token.text, _whole(number), token.logprob, token.top)
+        for token, number in zip(tokens, stated, strict=True)
+    ]
 
 
 def _tokens(logprobs: Json) -> Sequence[Token]:

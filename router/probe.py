@@ -51,7 +51,7 @@ async def probe(client: httpx.AsyncClient, url: str, served_as: str) -> Abilitie
     version = await _get(client, f"{url}/version")
     paths = await _get(client, f"{url}/openapi.json")
     tokens = await _post(client, f"{url}/tokenize", {"model": served_as, "prompt": SAMPLE})
-    ids = tokens.get("tokens") if tokens else None
+    ids = _ids(tokens)
     return Abilities(
         version=_text(version, "version"),
         surfaces=_surfaces(paths),
@@ -59,7 +59,7 @@ async def probe(client: httpx.AsyncClient, url: str, served_as: str) -> Abilitie
         context=cards[served_as].get("max_model_len"),
         max_logprobs=await _max_logprobs(client, url, served_as),
         token_ids=await _token_ids(client, url, served_as, ids),
-        tokenizer=tuple(ids) if isinstance(ids, list) else None,
+        tokenizer=None if ids is None else tuple(ids),
         derender=_derender(paths),
         gate=await _gate(client, url, served_as, ids),
     )
@@ -96,6 +96,12 @@ def _surfaces(openapi: Json | None) -> frozenset[Surface] | None:
     if not openapi or not isinstance(paths := openapi.get("paths"), dict):
         return None
     return frozenset(surface for surface in Surface if f"/v1/{surface.value}" in paths)
+
+
+def _ids(stated: Json | None) -> list[int] | None:
+    ids = stated.get("tokens") if stated else None
+    good = isinstance(ids, list) and all(isinstance(number, int) for number in ids)
+    return ids if good else None
 
 
 def _derender(openapi: Json | None) -> bool | None:

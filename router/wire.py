@@ -23,6 +23,10 @@ SESSION_FIELDS = ("prompt_cache_key", "session_id", "user", "safety_identifier")
 
 FORWARDED = ("traceparent", "tracestate", "x-session-id")
 """Client headers that backends get to see. An allow-list: no key, no priority, no internal id."""
+EXPLAIN = "x-tandem-explain"
+"""`1`: the answer tells who wrote what. Between client and gateway; no backend sees it."""
+READ = frozenset({*FORWARDED, EXPLAIN})
+"""Client headers that a request is made of."""
 
 
 def bad(message: str, param: str | None = None, code: str | None = None) -> FaultError:
@@ -62,6 +66,7 @@ def parse(
         draw=rng.random(),
         id=request_id(rng),
         forwarded={name: headers[name] for name in FORWARDED if name in headers},
+        explain=headers.get(EXPLAIN) == "1",
     )
 
 

@@ -2,9 +2,10 @@
 
 A gateway process stands in front of the embedded pair, or of the models of a config (two vLLM
 servers, say). A token gate that hands over by chance, at several rates, answers the same prompts,
-so that tokens and hand-offs vary apart from each other. The gateway's CPU time, read from outside, is
-then split by least squares into what an answer, a token and a hand-off cost; the interval of each
-comes from resampling the batches. Time that the gateway waits does not count.
+so that tokens and hand-offs vary apart from each other. The gateway's CPU time, read from outside,
+is then split by least squares into what an answer, a token and a hand-off cost; the interval of each
+comes from resampling the batches. Time that the gateway waits does not count. A hand-off is there
+and back: one call for one token of the large model's, and one with which the small one goes on.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +35,18 @@ from deploy.pair.problems import TUNE_SEEDS, problems
 
 RATES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
 """Hand-offs per token of the batches: from none to more than any gate in use would make."""
-LONGEST = 320
-"""Tokens per answer; the pair's longest have 150."""
+LENGTHS = (16, 320)
+"""Most tokens per answer, in turns: a start of each and all of each (the pair's longest have 150),
+so that answers and tokens vary apart from each other."""
 PATIENCE = 300.0
 """Seconds for one answer: a real model on a busy CPU is slow, and time is not what is measured."""
 RESAMPLED = 2_000
 """Bootstrap samples: enough for two digits of a 95 % interval."""
 WANTED = {"answer": None, "token": 25e-6, "handoff": 1e-3}
 """Seconds of CPU that each may cost."""
-_HANDOFFS = re.compile(r"(\d+) of (\d+) tokens by .*, (\d+) hand-offs?")
+CLOSING = ": tandem "
+"""How the comment begins that tells what is known at a stream's end."""
+_TURNS = re.compile(r"of (\d+) tokens by .*, in (\d+) turns?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +136,13 @@ def _run(tree: Mapping[str, Any], options: argparse.Namespace) -> list[Batch]:
     pair = {"use": "token_gate", "rule": "random", "small": options.small, "large": options.large}
     policies = {f"by-chance-{rate}": {**pair, "rate": rate} for rate in RATES}
     served = {"models": tree["models"], "policies": policies, "default": next(iter(policies))}
-    rounds = [name for _ in range(options.repeat) for name in policies]
+    rounds = list(product(range(options.repeat), policies, LENGTHS))
     with _gateway(served) as gateway, httpx.Client(timeout=PATIENCE) as client:
         for name in policies:  # connections, caches and code paths are warm from here on
-            _batch(gateway, client, name, asked[:2])
+            _batch(Ask(gateway, client, name, max(LENGTHS)), asked[:2])
         return [
-            _batch(gateway, client, name, asked)
-            for name in tqdm(rounds, desc="batches", file=sys.stderr, unit="batch")
+            _batch(Ask(gateway, client, name, length), asked)
+            for _, name, length in tqdm(rounds, desc="batches", file=sys.stderr, unit="batch")
         ]
 
 
@@ -155,34 +160,44 @@ def _gateway(tree: Mapping[str, Any]) -> Iterator[Running]:
             yield process
 
 
-def _batch(gateway: Running, client: httpx.Client, policy: str, asked: Sequence[str]) -> Batch:
-    before, tokens, handoffs = gateway.cpu_seconds(), 0, 0
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """How the prompts of a batch are asked."""
+
+    gateway: Running
+    client: httpx.Client
+    policy: str
+    longest: int
+
+    def answer(self, prompt: str) -> str:
+        """Why it was written as it was, as the stream's closing comment tells."""
+        body = {
+            "model": self.policy,
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": 0,
+            "max_tokens": self.longest,
+            "stream": True,
+        }
+        url = f"http://127.0.0.1:{self.gateway.port}/v1/chat/completions"
+        with self.client.stream("POST", url, json=body) as response:
+            lines = list(response.iter_lines())
+        closing = next((line for line in reversed(lines) if line.startswith(CLOSING)), None)
+        if closing is None:
+            said = " ".join(lines)[:600]
+            raise BenchError(f"{self.policy} failed: {said}\n{self.gateway.log_tail()}")
+        return str(json.loads(closing.removeprefix(CLOSING))["reason"])
+
+
+def _batch(ask: Ask, asked: Sequence[str]) -> Batch:
+    before, tokens, handoffs = ask.gateway.cpu_seconds(), 0, 0
     for prompt in asked:
-        told = _answer(gateway, client, policy, prompt)
-        found = _HANDOFFS.search(told)
+        told = ask.answer(prompt)
+        found = _TURNS.search(told)
         if found is None:
             raise BenchError(f"two models did not write the answer: {told}")
-        tokens += int(found[2])
-        handoffs += int(found[3])
-    after = gateway.cpu_seconds()
+        tokens += int(found[1])
+        handoffs += int(found[2])
+    after = ask.gateway.cpu_seconds()
     if before is None or after is None:
         raise BenchError("the CPU time of another process can be read on Linux only")
     return Batch(after - before, len(asked), tokens, handoffs)
-
-
-def _answer(gateway: Running, client: httpx.Client, policy: str, prompt: str) -> str:
-    """Why it was written as it was, as the stream's closing comment tells."""
-    body = {
-        "model": policy,
-        "messages": [{"role": "user", "content": prompt}],
-        "temperature": 0,
-        "max_tokens": LONGEST,
-        "stream": True,
-    }
-    url = f"http://127.0.0.1:{gateway.port}/v1/chat/completions"
-    with client.stream("POST", url, json=body) as response:
-        lines = list(response.iter_lines())
-    closing = next((line for line in reversed(lines) if line.startswith(": tandem ")), None)
-    if closing is None:
-        raise BenchError(f"{policy} failed: {' '.join(lines)[:600]}\n{gateway.log_tail()}")
-    return str(json.loads(closing.removeprefix(": tandem "))["reason"])

@@ -39,7 +39,7 @@ class Gates:
         self, folder: Path, codec: Codec, shape: Shape, environ: Mapping[str, str]
     ) -> None:
         """Raises ValueError where the environment makes no sense."""
-        self._embedding = _embedding(folder / WEIGHTS)
+        self._embedding = embedding_matrix(folder / WEIGHTS)
         model = Model(
             shape.vocabulary,
             hidden=shape.hidden,
@@ -86,7 +86,7 @@ class Gates:
         return Network.of(artifact, _ARRAYS, embedding.__getitem__)
 
 
-def _embedding(file: Path) -> Floats | None:
+def embedding_matrix(file: Path) -> Floats | None:
     """The model's embedding matrix [vocabulary, embedding]; None without the file or the matrix."""
     if not file.is_file():
         return None

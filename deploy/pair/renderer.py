@@ -28,6 +28,7 @@ from deploy.pair.parameters import (
 )
 from deploy.pair.refusal import refuse
 from deploy.pair.text import Codec
+from policies.gate.settings import GateSettings
 
 # OpenAI's default for /v1/completions.
 _COMPLETION_TOKENS = 16
@@ -152,10 +153,7 @@ class Renderer:
         check_logprobs(prompt_logprobs, "prompt_logprobs", vocabulary)
         if body.logprob_token_ids and logprobs is None:
             refuse("when using `logprob_token_ids`, `logprobs` must be set.", "logprob_token_ids")
-        try:
-            gate = self.gates.settings(body.vllm_xargs)
-        except ValueError as error:
-            refuse(str(error), "vllm_xargs")
+        gate = self._gate(body)
         return [
             Job(
                 prompt=tuple(prompt),
@@ -170,6 +168,15 @@ class Renderer:
             for prompt in fitted
             for choice in range(choices(body))
         ]
+
+    def _gate(self, body: GenerationBody) -> GateSettings | None:
+        try:
+            asked = self.gates.settings(body.vllm_xargs)
+        except ValueError as error:
+            refuse(str(error), "vllm_xargs")
+        if asked and body.min_tokens:
+            refuse("A gate cannot stop an answer before its min_tokens: leave one out.")
+        return asked
 
 
 def _check_messages(body: ChatMessages) -> None:

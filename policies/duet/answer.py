@@ -9,22 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
-from policies.duet.asked import Asked, asked_of, token_prompt
+from policies.duet.asked import Asked, asked_of, one_prompt, token_prompt
 from policies.duet.page import Page
 from policies.duet.turn import Writer
+from policies.duet.watch import ALTERNATIVES
 from router.fleet import Fleet, ModelView, tokenizers_differ
 from router.phrases import Phrase, note, render, route, together
-from router.steps import Ended, Failed, Request, Steps
+from router.steps import Ended, Failed, Fault, Request, Steps
 
 REASONS = ("in_engine", "estimated", "one_model", "small_failed", "large_failed")
 """Who decided when to hand over: the gates in the engines, or estimates made from what a backend
 tells. Or why only one model wrote: two could not, or the other one was lost on the way."""
+NO_SUCH_PATH = (404, 405, 501)
+"""What a server without `/tokenize` answers."""
 
 
 class Duet(Protocol):
     """What a token policy has to say itself."""
+
+    returns: ClassVar[bool]
+    """Whether a rule decides when the large model hands back, too."""
 
     @property
     def small(self) -> str:
@@ -78,11 +84,12 @@ def answered(duet: Duet, request: Request, fleet: Fleet) -> Steps:
         for choice in range(start.asked.choices)
     ]
     pairs = [(_writer(small), _writer(large)) for _ in pages]
-    yield from note(_decided_by(pairs[0]))
+    decided_by = _decided_by(duet, small, large)
+    yield from note(decided_by)
     ends = yield from together(
         [duet.write(page, *pair) for page, pair in zip(pages, pairs, strict=True)]
     )
-    yield from _told(pages, pairs)
+    yield from _told(pages, pairs, decided_by)
     return _ended(pages, ends)
 
 
@@ -94,9 +101,8 @@ def _start(
         return asked
     parses = asked.tools or duet.reasoning
     parser = next((view.name for view in (large, small) if view.abilities.derender), None)
-    if parses and parser is None:
-        return "tools and reasoning: only a backend with vLLM's derender tells them from text"
-    if why := duet.unfit(small, large) or _unfit(small, large):
+    unparsed = _unparsed(asked, parser) if parses else None
+    if why := unparsed or duet.unfit(small, large) or _unfit(small, large):
         return why
     prompt = yield from _prompt(duet.small, request)
     if not isinstance(prompt, tuple):
@@ -107,14 +113,25 @@ def _start(
     return Start(replace(asked, room=room), prompt, parser if parses else None)
 
 
+def _unparsed(asked: Asked, parser: str | None) -> str | None:
+    if parser is None:
+        return "tools and reasoning: only a backend with vLLM's derender tells them from text"
+    return "stop: in tool calls and reasoning the backend looks for it" if asked.stops else None
+
+
 def _prompt(model: str, request: Request) -> Phrase[tuple[int, ...] | str | Failed]:
     """The prompt's token ids; or why they cannot be had, or what is wrong with the request."""
     if (ids := token_prompt(request)) is not None:
         return ids
-    rendered = yield from render(model, request)
-    if isinstance(rendered, Failed) and rendered.fault.elsewhere:
+    rendered = yield from render(model, one_prompt(request))
+    if isinstance(rendered, Failed) and _cannot(rendered.fault):
         return f"{model} cannot tell the prompt's tokens: {rendered.fault.summary}"
     return rendered
+
+
+def _cannot(fault: Fault) -> bool:
+    """Whether it is the backend that cannot, and not the request that is wrong."""
+    return fault.elsewhere or fault.status in NO_SUCH_PATH
 
 
 def _room(
@@ -141,24 +158,28 @@ def _unfit(small: ModelView, large: ModelView) -> str | None:
 
 
 def _writer(view: ModelView) -> Writer:
-    return Writer(view.name, view.abilities.gate)
+    most = view.abilities.max_logprobs
+    alternatives = ALTERNATIVES if most is None else min(most, ALTERNATIVES)
+    return Writer(view.name, view.abilities.gate, alternatives)
 
 
-def _told(pages: Sequence[Page], pairs: Sequence[tuple[Writer, Writer]]) -> Phrase[None]:
+def _told(
+    pages: Sequence[Page], pairs: Sequence[tuple[Writer, Writer]], reason: str
+) -> Phrase[None]:
     """Say who wrote how much, and who decided."""
     large = pairs[0][1].model
     tokens = sum(page.wrote.total() for page in pages)
     by_large = sum(page.wrote[large] for page in pages)
-    handoffs = sum(page.handoffs for page in pages)
-    reason = _decided_by(pairs[0])
+    turns = sum(page.turns[large] for page in pages)
     if any(one.lost for pair in pairs for one in pair):
         reason = "small_failed" if any(small.lost for small, _ in pairs) else "large_failed"
-    times = f"{handoffs} hand-off{'' if handoffs == 1 else 's'}"
-    yield from note(reason, f"{by_large} of {tokens} tokens by {large}, {times}")
+    plural = "" if turns == 1 else "s"
+    yield from note(reason, f"{by_large} of {tokens} tokens by {large}, in {turns} turn{plural}")
 
 
-def _decided_by(pair: tuple[Writer, Writer]) -> str:
-    return "in_engine" if pair[0].gate is not None else "estimated"
+def _decided_by(duet: Duet, small: ModelView, large: ModelView) -> str:
+    ruled = (small, large) if duet.returns else (small,)
+    return "estimated" if any(view.abilities.gate is None for view in ruled) else "in_engine"
 
 
 def _ended(pages: Sequence[Page], ends: Sequence[Ended]) -> Ended:
@@ -166,4 +187,4 @@ def _ended(pages: Sequence[Page], ends: Sequence[Ended]) -> Ended:
     failed = next((ended for ended in ends if isinstance(ended, Failed)), None)
     if failed is None:
         return ends[0]
-    return replace(failed, sent=failed.sent or any(page.ids for page in pages), spare=False)
+    return replace(failed, sent=failed.sent or any(page.begun for page in pages), spare=False)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from policies.gate.settings import PREFIX
 from router.steps import Request, Surface
 
 DEFAULT_COMPLETION = 16
@@ -54,6 +55,10 @@ ONE_MODEL = {
 
 COUNTS = ("n", "best_of", "max_tokens", "max_completion_tokens", "min_tokens", "top_logprobs")
 """Fields that are counted with here, and so must be whole numbers."""
+KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "seed": int, "stop": (str, list), "stop_token_ids": list, "vllm_xargs": dict,
+}  # fmt: skip
+"""Fields that are worked on here, and what each must be for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +112,7 @@ def asked_of(request: Request) -> Asked | str:
         seed=body.get("seed"),
         logprobs=_logprobs(body, chat=chat),
         tools=offers_tools(body),
-        xargs=body.get("vllm_xargs") or {},
+        xargs={k: v for k, v in (body.get("vllm_xargs") or {}).items() if not _gates(k)},
         others={name: value for name, value in body.items() if name not in TAKEN_APART},
     )
 
@@ -123,10 +128,19 @@ def token_prompt(request: Request) -> tuple[int, ...] | None:
     return tuple(ids) if isinstance(ids, list) else None
 
 
+def one_prompt(request: Request) -> Request:
+    """The request with its only prompt for itself, not in a list of one."""
+    prompt = request.body.get("prompt")
+    if not isinstance(prompt, list):
+        return request
+    body = {**request.body, "prompt": _single(prompt)}
+    return request.asking(body, request.surface, stream=request.stream)
+
+
 def _for_one(request: Request) -> str | None:
     body = request.body
     named = next((f"{name}: {why}" for name, why in ONE_MODEL.items() if body.get(name)), None)
-    if why := named or _odd_count(body) or _constrained(body):
+    if why := named or _odd(body) or _constrained(body):
         return why
     if request.surface is Surface.COMPLETIONS:
         return None if _one_prompt(body.get("prompt")) else "prompt: more than one"
@@ -139,19 +153,25 @@ def _constrained(body: Mapping[str, Any]) -> str | None:
         return "response_format: a grammar starts anew with every hand-off"
     if offers_tools(body) and body.get("tool_choice") not in (None, "auto"):
         return "tool_choice: a grammar starts anew with every hand-off"
-    if offers_tools(body) and body.get("stop"):
-        return "stop: among tool calls the backend looks for it"
     return None
 
 
-def _odd_count(body: Mapping[str, Any]) -> str | None:
+def _odd(body: Mapping[str, Any]) -> str | None:
     for name in COUNTS:
         value = body.get(name)
         if value is not None and (not isinstance(value, int) or value < 0):
             return f"{name}: not a count, which the backend will say"
+    for name, kind in KINDS.items():
+        if body.get(name) is not None and not isinstance(body[name], kind):
+            return f"{name}: of a wrong kind, which the backend will say"
     if (body.get("best_of") or 1) > (body.get("n") or 1):
         return "best_of: the backend compares whole answers"
     return None
+
+
+def _gates(name: str) -> bool:
+    """Whether the name is one of a gate's settings, which are the policy's to make."""
+    return name.startswith(PREFIX)
 
 
 def _one_prompt(prompt: Any) -> bool:

@@ -2,8 +2,9 @@
 
 Every token of both models passes through `write`, and only what comes out of it reaches the client.
 Text comes from the backends, which spell their own tokens in the light of the prompt's. A character
-whose bytes are split over two models is the exception: neither backend can spell it, so at such a
-seam the tokens are spelled anew, and no model's turn begins inside a character.
+whose bytes are split over two calls is the exception: neither backend can spell it. So where a call
+may have ended inside a character its last tokens are spelled anew, and until a character that was
+begun is complete, tokens are written one by one and spelled here.
 """
 
 from __future__ import annotations
@@ -22,8 +23,16 @@ WINDOW = 8
 that a tokenizer drops at a text's beginning, say)."""
 UNFINISHED = "\ufffd"
 """What stands in a text for bytes that are no character yet."""
-LONGEST_CHARACTER = 4
-"""Bytes, and so at most tokens, of a character in UTF-8."""
+MOST_BEGUN = 3
+"""Bytes, and so at most tokens, of a character in UTF-8 that is not complete yet."""
+
+
+class SpellingError(Exception):
+    """No backend spells the tokens."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed.fault.message)
+        self.failed = failed
 
 
 @dataclass(slots=True)
@@ -36,15 +45,19 @@ class Page:
     choice: int = 0
     ids: list[int] = field(default_factory=list)
     wrote: Counter[str] = field(default_factory=Counter)
-    handoffs: int = 0
-    """How often the other model took over."""
-    unspelled: int = 0
-    """Tokens at the end of `ids` whose text is not known yet."""
+    turns: Counter[str] = field(default_factory=Counter)
+    """How often each model was asked to write."""
+    begun: bool = False
+    """Whether any of it was written into the client's answer."""
     split: bool = False
-    """Whether those are the beginning of a character."""
+    """Whether the answer may end inside a character that no call of this turn's can spell."""
     parser: str | None = None
     """The model whose backend reads the whole answer at its end, for tool calls and reasoning; no
     text is shown before."""
+    _open: int = 0
+    """Tokens at the end of `ids` among which a character may have been begun."""
+    _unknown: int = 0
+    """Tokens at the end of `ids` whose text no backend will tell."""
     _stops: Stops = field(init=False)
 
     def __post_init__(self) -> None:
@@ -55,44 +68,80 @@ class Page:
         """The stop string that the text has come to."""
         return self._stops.found
 
-    def write(self, attempt: Attempt, text: str, tokens: Sequence[Token]) -> Phrase[None]:
-        """`attempt` has come up with more; `text` is what its backend makes of these tokens."""
+    def write(self, attempt: Attempt, text: str | None, tokens: Sequence[Token]) -> Phrase[None]:
+        """`attempt` has come up with more; `text` is what its backend makes of these tokens, None
+        if that is not known.
+        """
+        self.begun = True
         self.ids.extend([token.id for token in tokens if token.id is not None])
         self.wrote[attempt.model] += len(tokens)
-        if self.split:
-            self.unspelled += len(tokens)
-            text = ""  # spelled by a backend that did not know how the character began
-        elif text:
-            self.unspelled = 0
+        if self.split or text is None:  # a backend that did not know how a character began
+            self._unknown += len(tokens)
+            self._open += len(tokens)
+            text = ""
+        elif text:  # up to some token: those behind it may begin a character
+            self._unknown, self._open = 0, min(len(tokens) - 1, MOST_BEGUN)
         else:
-            self.unspelled += len(tokens)
+            self._open += len(tokens)
         shown = self._stops.feed(text)
         if self.parser is None:
             yield Emit(attempt, shown, _worded(tokens, text), self.choice)
         else:
             yield Emit(attempt, "", tuple(replace(token, text="") for token in tokens), self.choice)
 
+    def broken_off(self) -> None:
+        """A call broke, perhaps inside a character."""
+        self.split = self._open > 0 and self.parser is None
+
     def mend(self, attempt: Attempt) -> Phrase[Failed | None]:
-        """At the end of a turn: find out what the tokens without a text are, and write it."""
-        if not self.unspelled or self.stopped is not None:
+        """A call is over: write what it could not spell; find out if it ended inside a character.
+
+        What it was silent about, after what it did spell, is a character's beginning or nothing.
+        """
+        if not self._open or self.parser is not None or self.stopped is not None:
             return None
-        near = tuple(self.ids[-WINDOW - self.unspelled :])
-        before = yield from spell(attempt.model, self.request, near[: -self.unspelled])
-        whole = yield from spell(attempt.model, self.request, near)
-        if isinstance(before, Failed):
-            return before
-        if isinstance(whole, Failed):
-            return whole
-        self.split = whole.endswith(UNFINISHED) and self.unspelled < LONGEST_CHARACTER
-        if not self.split:
-            self.unspelled = 0
-            text = self._stops.feed(whole[len(before) :])
-            if text and self.parser is None:
-                yield Emit(attempt, text, (), self.choice)
+        try:
+            whole = complete = yield from self._spelled(attempt.model, 0)
+            begun = 0
+            while complete.endswith(UNFINISHED) and begun < min(self._open, MOST_BEGUN):
+                begun += 1
+                complete = yield from self._spelled(attempt.model, begun)
+            if complete.endswith(UNFINISHED):  # not a character's beginning: bytes that make none
+                begun, complete = 0, whole
+            if self._unknown > begun:
+                known = yield from self._known(attempt.model)
+                if shown := self._stops.feed(complete[len(known) :]):
+                    yield Emit(attempt, shown, (), self.choice)
+        except SpellingError as error:
+            self.broken_off()
+            return error.failed
+        self._unknown = self._open = begun
+        self.split = begun > 0
         return None
+
+    def _known(self, model: str) -> Phrase[str]:
+        """The text before the tokens whose text is unknown, and before a character they end."""
+        unknown = self._unknown
+        known = yield from self._spelled(model, unknown)
+        while known.endswith(UNFINISHED) and unknown < self._open:
+            unknown += 1
+            known = yield from self._spelled(model, unknown)
+        return known
+
+    def _spelled(self, model: str, but: int) -> Phrase[str]:
+        """The text of the last tokens, `but` so many, always from the same one on."""
+        count = WINDOW + self._open
+        near = (*self.prompt[-WINDOW:], *self.ids[-count:])[-count:]
+        if not (near := near[: len(near) - but]):
+            return ""
+        text = yield from spell(model, self.request, near)
+        if isinstance(text, Failed):
+            raise SpellingError(text)
+        return text
 
     def end(self, attempt: Attempt, finished: Finished) -> Phrase[Finished]:
         """The choice is complete: write what was held back in vain, and why it ends."""
+        self.begun = True
         if self.parser is not None:
             return (yield from self._parse(self.parser, attempt, finished))
         yield Emit(attempt, self._stops.rest(), (), self.choice, finished)

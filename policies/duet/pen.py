@@ -5,8 +5,11 @@ and SGLang have), a completion by a longer prompt. Every call streams, and a wri
 closing its call, so that nothing depends on how a server names what it stopped at. If a backend
 breaks, another one of the model goes on from the text that was reached.
 
-White space at the end of the text is not shown to the writer and dropped from what it writes: many
-chat templates strip it, and a prompt that ends in it is a poor one for most tokenizers.
+The text is handed over whole, with the separator at its end: a tokenizer has one token for a full
+stop and an empty line, and after a bare full stop a model would not begin a new paragraph. Some
+chat templates (Llama 3, Gemma) strip that white space all the same. Their model is then likely to
+write it again, so what a reply repeats of it is dropped; but not a single line break, since after
+one another makes an empty line, which a model whose template strips nothing may well want.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from router.steps import (
     Fault,
     Finished,
     Open,
+    Request,
     Surface,
     TimedOut,
 )
@@ -56,7 +60,7 @@ class Pen:
     _attempt: Attempt | None = None
     _over: Finished | None = None
     _pieces: deque[Piece] = field(default_factory=deque)
-    _unseen: str = ""
+    _repeats: str = ""
     _limit: int | None = None
     _heard: int = 0
     _began: int = 0
@@ -135,11 +139,13 @@ class Pen:
                 return None
 
     def _open(self, sheet: Sheet, most: int | None) -> Phrase[None]:
-        shown = sheet.text.rstrip()
+        text = sheet.text
+        space = text[len(text.rstrip()) :]
+        self._repeats = "" if space == "\n" else space
         limits = [limit for limit in (sheet.room(), most) if limit is not None]
         self._limit = min(limits, default=None)
-        self._unseen, self._began, self._heard = sheet.text[len(shown) :], sheet.wrote.total(), 0
-        body = {**_continued(sheet, shown), **self._asking(sheet)}
+        self._began, self._heard = sheet.wrote.total(), 0
+        body = {**_continued(sheet.request, text), **self._asking(sheet)}
         request = sheet.request.asking(body, sheet.request.surface, stream=True)
         self._attempt = yield Open(
             self.model, request, avoid=self._avoid, share=DRAFT_SHARE, prefer=self._backend
@@ -166,9 +172,9 @@ class Pen:
         self.sees = self.sees or any(token.top for token in delta.tokens)
         for piece in pieces(delta):
             self._heard += piece.count
-            known = _begun(piece.text, self._unseen)
+            known = _begun(piece.text, self._repeats)
             rest = piece.text[known:]
-            self._unseen = "" if rest else self._unseen[known:]
+            self._repeats = "" if rest else self._repeats[known:]
             if rest or not piece.text:
                 self._pieces.append(piece.worded(rest) if known else piece)
 
@@ -184,17 +190,17 @@ class Pen:
         self._pieces.clear()
 
 
-def _continued(sheet: Sheet, shown: str) -> dict[str, Any]:
+def _continued(request: Request, text: str) -> dict[str, Any]:
     """The client's body, with the answer so far at the prompt's end."""
-    body = {name: value for name, value in sheet.request.body.items() if name not in ANEW}
-    asked = sheet.request.body
-    if sheet.request.surface is Surface.COMPLETIONS:
-        return {**body, "prompt": asked["prompt"] + shown}
-    if not shown:
+    asked = request.body
+    body = {name: value for name, value in asked.items() if name not in ANEW}
+    if request.surface is Surface.COMPLETIONS:
+        return {**body, "prompt": asked["prompt"] + text}
+    if not text:
         return {**body, "messages": asked["messages"]}
     return {
         **body,
-        "messages": [*asked["messages"], {"role": "assistant", "content": shown}],
+        "messages": [*asked["messages"], {"role": "assistant", "content": text}],
         "continue_final_message": True,
         "add_generation_prompt": False,
     }

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 
 class Stops:
-    """Looks for the first of `strings`; `keep` leaves the one that was found in the text."""
+    """Looks for the one of `strings` that is complete first, however the text was cut; of two that
+    end alike, the one named first. `keep` leaves it in the text.
+    """
 
     def __init__(self, strings: Sequence[str], *, keep: bool = False) -> None:
         self._strings = tuple(string for string in strings if string)
@@ -28,13 +30,17 @@ class Stops:
             return ""
         held = self._held + text
         first = min(
-            ((at, string) for string in self._strings if (at := held.find(string)) >= 0),
+            (
+                (at + len(string), order, string)
+                for order, string in enumerate(self._strings)
+                if (at := held.find(string)) >= 0
+            ),
             default=None,
         )
         if first is not None:
-            at, self.found = first
+            end, _, self.found = first
             self._held = ""
-            return held[: at + len(self.found)] if self._keep else held[:at]
+            return held[:end] if self._keep else held[: end - len(self.found)]
         keep = self._could_begin(held)
         self._held = held[len(held) - keep :]
         return held[: len(held) - keep]

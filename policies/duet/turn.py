@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 
 from policies.duet.page import Page
 from policies.duet.watch import ALTERNATIVES, Estimate, Watch
-from policies.gate.settings import GateSettings
+from policies.gate.chance import later
+from policies.gate.settings import GateSettings, Rule
 from router.phrases import Phrase, close, next_event
 from router.steps import (
     Attempt,
@@ -43,10 +44,12 @@ class Writer:
 
     `gate` is the reserved token of its engines' gate, None without one. `held` tokens lie in the
     prefix cache of `backend`; those in `avoid` have failed this answer; `lost` if all have.
+    `alternatives` is the most that they tell per token.
     """
 
     model: str
     gate: int | None = None
+    alternatives: int = ALTERNATIVES
     backend: str = ""
     held: int = 0
     avoid: frozenset[str] = frozenset()
@@ -98,17 +101,50 @@ def write_on(
     says meanwhile is kept for later.
     """
     start = len(page.ids)
-    while page.split and line is None:
-        ahead = replace(turn, until=len(page.ids) + 1, rule=None)
-        turned = yield from _attempted(page, writer, ahead, None, beside)
-        if not isinstance(turned, Paused):
-            return turned
-        if turn.until is not None and len(page.ids) >= turn.until:
-            return turned
-    if turn.rule is not None:
-        since = turn.rule.since + len(page.ids) - start
-        turn = replace(turn, rule=replace(turn.rule, since=since))
-    return (yield from _attempted(page, writer, turn, line, beside))
+    page.turns[writer.model] += 1
+    while True:
+        if line is None:
+            call = _next_call(page, turn, len(page.ids) - start)
+            line = yield from open_line(page, writer, call)
+        else:
+            call = turn
+        turned = yield from _run(page, writer, call, line, beside)
+        writer.held, line = len(page.prompt) + len(page.ids), None
+        if isinstance(turned, Failed) and turned.fault.elsewhere:
+            writer.avoid |= {turned.attempt.backend}
+            writer.backend, writer.held = "", 0
+            if page.room() == 0:
+                return (yield from _complete(page, writer))
+        used_up = turn.until is not None and len(page.ids) >= turn.until
+        match turned:
+            case Failed() if turned.fault.elsewhere and used_up:
+                return Paused()
+            case Failed() if turned.spare:
+                pass
+            case Paused() if not used_up:
+                pass
+            case _:
+                return turned
+
+
+def _complete(page: Page, writer: Writer) -> Phrase[Turned]:
+    """A call broke when all tokens were there: no other one has anything to add, it is not sent."""
+    line = yield from open_line(page, writer, Turn())
+    finished = Finished(line.attempt, "length")
+    if not line.attempt.backend:
+        return finished
+    return (yield from Call(page, Turn(), line.attempt, None, None).finished(finished))
+
+
+def _next_call(page: Page, turn: Turn, written: int) -> Turn:
+    """What is left of a turn of which so many tokens are written; one token inside a character."""
+    if page.split:
+        return Turn(until=len(page.ids) + 1)
+    if turn.rule is None or written == 0:
+        return turn
+    since = turn.rule.since + written
+    seed = later(turn.rule.seed, written) if turn.rule.rule is Rule.RANDOM else turn.rule.seed
+    return replace(turn, rule=replace(turn.rule, since=since, seed=seed))
 
 
 def open_line(page: Page, writer: Writer, turn: Turn, ahead: tuple[int, ...] = ()) -> Phrase[Line]:
@@ -127,25 +163,6 @@ def open_line(page: Page, writer: Writer, turn: Turn, ahead: tuple[int, ...] = (
     return Line(attempt)
 
 
-def _attempted(
-    page: Page, writer: Writer, turn: Turn, line: Line | None, beside: Line | None
-) -> Phrase[Turned]:
-    """The turn, on one backend after the other until one carries it through."""
-    start = len(page.ids)
-    while True:
-        if line is None:
-            line = yield from open_line(page, writer, turn)
-        turned = yield from _run(page, writer, turn, line, beside)
-        writer.held = len(page.prompt) + len(page.ids)
-        if not (isinstance(turned, Failed) and turned.spare):
-            return turned
-        writer.avoid |= {turned.attempt.backend}
-        writer.backend, writer.held, line = "", 0, None
-        if turn.rule is not None:
-            since = turn.rule.since + len(page.ids) - start
-            turn, start = replace(turn, rule=replace(turn.rule, since=since)), len(page.ids)
-
-
 @dataclass(slots=True)
 class Call:
     """One call of a turn as it is heard. `reserved` is the token by which its gate stops it."""
@@ -159,21 +176,24 @@ class Call:
 
     def delta(self, delta: Delta) -> Phrase[Turned | None]:
         """More tokens; what has come of the turn if they end it."""
-        page, tokens, watch = self.page, delta.tokens, self.watch
-        if tokens and tokens[-1].id == self.reserved is not None:
+        tokens = delta.tokens
+        if not tokens or any(token.id is None for token in tokens):
+            return (yield from self._broken("token ids", "no_token_ids"))
+        if self.reserved is not None and tokens[-1].id == self.reserved:
             self.fired, tokens = Fired(_likeliest(tokens[-1])), tokens[:-1]
-        if delta.text and not tokens:
-            return (yield from self._broken())
-        kept = len(tokens) if watch is None else _before_firing(watch, tokens)
+        try:
+            kept = len(tokens) if self.watch is None else _kept(self.watch, tokens)
+        except ValueError:
+            return (yield from self._broken("log-probabilities", "no_logprobs"))
         if kept < len(tokens):
-            tokens = tokens[:kept]
-            yield from page.write(self.attempt, "".join(t.text for t in tokens), tokens)
+            if kept:
+                yield from self.page.write(self.attempt, _text_of(delta, kept), tokens[:kept])
             return (yield from self._hand_over(Fired()))
+        if self.turn.candidate:
+            tokens = tuple(replace(token, text="", logprob=None, top=()) for token in tokens)
         if tokens:
-            yield from page.write(self.attempt, delta.text, tokens)
-        if page.stopped is None:
-            return None
-        return (yield from self._end(Finished(self.attempt, "stop", page.stopped)))
+            yield from self.page.write(self.attempt, delta.text, tokens)
+        return None if self.page.stopped is None else (yield from self._stop())
 
     def finished(self, finished: Finished) -> Phrase[Turned]:
         """The call is over: the turn, too, or the whole answer."""
@@ -187,18 +207,28 @@ class Call:
 
     def _hand_over(self, turned: Fired | Paused) -> Phrase[Turned]:
         failed = yield from self.page.mend(self.attempt)
+        if self.page.stopped is not None:
+            return (yield from self._stop())
         yield from close(self.attempt)
         return failed or turned
 
+    def _stop(self) -> Phrase[Finished]:
+        """The text has come to a stop string."""
+        return (yield from self._end(Finished(self.attempt, "stop", self.page.stopped)))
+
     def _end(self, finished: Finished) -> Phrase[Finished]:
         finished = replace(finished, reason=finished.reason or "stop")
+        if self.page.split and finished.reason == "length":  # its last token may end the character
+            yield from self.page.mend(self.attempt)
+            if self.page.stopped is not None:
+                finished = replace(finished, reason="stop", stop_reason=self.page.stopped)
         yield from self.page.end(self.attempt, finished)
         yield from close(self.attempt)
         return finished
 
-    def _broken(self) -> Phrase[Failed]:
+    def _broken(self, lacking: str, code: str) -> Phrase[Failed]:
         yield from close(self.attempt)
-        fault = Fault(Blame.BACKEND, "the backend sends no token ids", 502, "no_token_ids")
+        fault = Fault(Blame.BACKEND, f"the backend sends no {lacking}", 502, code)
         return Failed(self.attempt, fault)
 
 
@@ -214,6 +244,7 @@ def _run(page: Page, writer: Writer, turn: Turn, line: Line, beside: Line | None
             case Finished() as finished:
                 return (yield from call.finished(finished))
             case Failed() as failed:
+                page.broken_off()
                 return failed
             case Delta() | TimedOut():
                 pass
@@ -233,9 +264,15 @@ def hear(line: Line, beside: Line | None) -> Phrase[Event]:
         beside.over = isinstance(event, Finished | Failed)
 
 
-def _before_firing(watch: Watch, tokens: Sequence[Token]) -> int:
-    """How many of these tokens come before the one at which the rule fires."""
-    return next((n for n, token in enumerate(tokens) if watch.fires(token)), len(tokens))
+def _kept(watch: Watch, tokens: Sequence[Token]) -> int:
+    """How many of these tokens come before the turn's end."""
+    return next((n for n, token in enumerate(tokens) if watch.stops(token)), len(tokens))
+
+
+def _text_of(delta: Delta, kept: int) -> str | None:
+    """The text of the first so many tokens, if the tokens' own texts make up the whole."""
+    texts = [token.text for token in delta.tokens]
+    return "".join(texts[:kept]) if "".join(texts) == delta.text else None
 
 
 def _likeliest(token: Token) -> int | None:
@@ -276,4 +313,4 @@ def _alternatives(page: Page, writer: Writer, turn: Turn) -> Iterator[int]:
     if turn.candidate:
         yield 1
     if turn.rule is not None and writer.gate is None:
-        yield ALTERNATIVES
+        yield writer.alternatives

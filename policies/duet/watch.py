@@ -26,31 +26,44 @@ ALTERNATIVES = 20
 
 @dataclass(slots=True)
 class Watch:
-    """One turn of one model, watched. `vocabulary` bounds the tail's entropy, where it is known."""
+    """One call of one model, watched: as the engine's gate decides, token by token."""
 
     settings: GateSettings
     estimate: Estimate = "middle"
-    vocabulary: int | None = None
     _seen: int = 0
+    _fired: bool = False
     _recent: deque[float] = field(init=False)
 
     def __post_init__(self) -> None:
         self._recent = deque(self.settings.history, maxlen=self.settings.window)
 
-    def fires(self, token: Token) -> bool:
-        """Whether the rule fires at this token, which then must not be kept."""
-        settings, position = self.settings, self._seen
+    def stops(self, token: Token) -> bool:
+        """Whether the turn ends before this token, which then must not be kept.
+
+        Raises ValueError if an entropy is to be estimated and the token tells no alternatives.
+        """
+        fires = self._fires(token)
         self._seen += 1
-        if settings.rule is Rule.RANDOM:
-            drawn = uniform(np.array([settings.seed]), np.array([position]))[0]
-            return bool(drawn < (settings.rate or 0.0))
-        self._recent.append(self._entropy(token))
-        if settings.since + position < settings.dwell:
+        if not self.settings.keep:
+            return fires
+        stops, self._fired = self._fired, fires
+        return stops
+
+    def _fires(self, token: Token) -> bool:
+        settings = self.settings
+        if settings.rule is not Rule.RANDOM:
+            self._recent.append(self._entropy(token))
+        if settings.since + self._seen < settings.dwell:
             return False
+        if settings.rule is Rule.RANDOM:
+            drawn = uniform(np.array([settings.seed]), np.array([self._seen]))[0]
+            return bool(drawn < (settings.rate or 0.0))
         mean = sum(self._recent) / len(self._recent)
         bits = settings.threshold or 0.0
         return mean < bits if settings.below else mean >= bits
 
     def _entropy(self, token: Token) -> float:
-        low, high = bounds([a.logprob for a in token.top], self.vocabulary)
+        # The token itself is told beside the best ones, and need not be one of them.
+        best = sorted((a.logprob for a in token.top), reverse=True)[:ALTERNATIVES]
+        low, high = bounds(best)
         return {"low": low, "middle": (low + high) / 2, "high": high}[self.estimate]

@@ -36,6 +36,12 @@ class Arrays:
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor if self.device is None else tensor.to(self.device)
 
+    def spread(self, values: npt.NDArray[Any]) -> Array:
+        """As `up`; but where all are alike one plain number, which spares the way up."""
+        if self.xp is np or (values != values[0]).any():
+            return self.up(values)
+        return values[0].item()
+
     def down(self, values: Array) -> npt.NDArray[Any]:
         """The numpy array of one of this library's. Waits for the device."""
         return np.asarray(values if self.xp is np else values.cpu())

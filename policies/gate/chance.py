@@ -18,6 +18,12 @@ _MANTISSA = 53
 """Bits of a float64's fraction: as many as a uniform number can use."""
 
 
+def later(seed: int, positions: int) -> int:
+    """The seed whose sequence is this one's from position `positions` on; signed 64 bits."""
+    moved = (seed + int(_STEP) * positions) % (1 << 64)
+    return moved - (1 << 64) if moved >> 63 else moved
+
+
 def uniform(seeds: Whole, positions: Whole) -> npt.NDArray[np.float64]:
     """The output number `position`, counted from 0, of each seed's sequence, in [0, 1)."""
     state = seeds.astype(np.uint64) + _STEP * (positions.astype(np.uint64) + np.uint64(1))

@@ -127,6 +127,10 @@ class Resources:
             raise ValueError(
                 f"this engine writes no traces: start it with {TRACES_VARIABLE} set to a folder"
             )
+        try:
+            self.traces.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{TRACES_VARIABLE}: {error}") from error
         return Trace(self.traces / f"{settings.record}.safetensors", len(settings.force))
 
     def _folder(self, name: str) -> Path:

@@ -240,7 +240,7 @@ class Rules:
         places = self._arrays.up(np.stack([rows.slots, columns]))
         self._entropies[places[0], places[1]] = bits
         total = (self._entropies[places[0]] * self._arrays.up(share)).sum(-1)
-        return total / self._arrays.up(used.astype(np.float32))
+        return total / self._arrays.spread(used.astype(np.float32))
 
     def _score(self, network: Network, logits: Array, hidden: Array | None) -> Array:
         if network.hidden and hidden is None:
@@ -254,21 +254,24 @@ class Rules:
 
     def _compared(self, rows: _Rows, values: Array) -> Array:
         """The tokens of rows whose `values` [rows] are there: the reserved one where it fires."""
-        table, up = rows.table, self._arrays.up
-        below = table["below"]
+        table, below = rows.table, rows.table["below"]
+        thresholds = table["threshold"]
         ready = table["since"] + rows.positions >= table["dwell"]
-        # A threshold that no value passes, on its own side, for rows that must not fire yet.
-        barred = np.where(below, np.float32(-np.inf), np.float32(np.inf))
-        thresholds = np.where(ready, table["threshold"], barred)
-        whole = up(np.stack([table["token"], below, table["keep"], rows.slots, rows.positions]))
-        stops = (values >= up(thresholds)) != (whole[1] == 1)
+        if not ready.all():
+            # One that no value passes, on its own side, where it must not fire yet.
+            barred = np.where(below, np.float32(-np.inf), np.float32(np.inf))
+            thresholds = np.where(ready, thresholds, barred)
+        stops = values >= self._arrays.spread(thresholds)
+        if below.any():
+            stops = stops != self._arrays.up(below)
         if table["keep"].any():
-            stops = self._kept(whole, stops)
-        return self._arrays.xp.where(stops, whole[0], OWN)
+            stops = self._kept(rows, stops)
+        return self._arrays.xp.where(stops, self._arrays.spread(table["token"]), OWN)
 
-    def _kept(self, whole: Array, fires: Array) -> Array:
+    def _kept(self, rows: _Rows, fires: Array) -> Array:
         """Where to stop, when some rows keep the token at which they fire."""
-        keep, slot, position = whole[2] == 1, whole[3], whole[4]
+        keep = self._arrays.up(rows.table["keep"])
+        slot, position = self._arrays.up(np.stack([rows.slots, rows.positions]))
         before = self._fired[slot, (position - 1) % 2] == position - 1
         self._fired[slot, position % 2] = self._arrays.xp.where(fires, position, _NEVER)
         return self._arrays.xp.where(keep, before, fires)

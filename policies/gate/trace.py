@@ -1,12 +1,14 @@
 """What an engine saw at each position of a forced text, written down for training.
 
 A trace is filled position by position and becomes one safetensors file when its last position is
-there: whoever waits for the answer finds the file complete. Knows files; must not know engines.
+there: whoever waits for the answer finds the file complete. Knows files; must not know engines. A
+disk that takes nothing more is no reason for an engine to end: it is logged, and the file missing.
 """
 
 from __future__ import annotations
 
-import tempfile
+import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from policies.gate.arrays import Floats
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class Seen:
 
 
 class Trace:
-    """A file of `length` positions on its way."""
+    """A file of `length` positions on its way, in a folder that is there."""
 
     def __init__(self, file: Path, length: int) -> None:
         self._file = file
@@ -59,7 +63,11 @@ class Trace:
                 "entropy": np.asarray([each.entropy for each in seen], dtype=np.float32),
             }
         )
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self._file.parent, delete=False) as whole:
-            whole.write(content)
-        Path(whole.name).replace(self._file)
+        # Beside the file, so that it takes its place at once or not at all.
+        part = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+        try:
+            part.write_bytes(content)
+            part.replace(self._file)
+        except OSError:
+            part.unlink(missing_ok=True)
+            log.exception("the trace %s could not be written", self._file)

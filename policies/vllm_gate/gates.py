@@ -185,13 +185,6 @@ class Gates:
         if network is None or read is not artifact:
             if self.shown.embed is None:
                 raise ValueError("vLLM shows no embedding rows: see docs/gate.md on its plugin")
-            weights = {key: self._arrays.up(each) for key, each in artifact.weights.items()}
-            network = Network(
-                weights,
-                self.shown.embed,
-                artifact.dimensions.top,
-                artifact.hidden,
-                artifact.threshold,
-            )
+            network = Network.of(artifact, self._arrays, self.shown.embed)
             self._networks[name] = artifact, network
         return network

@@ -128,7 +128,7 @@ def _looked_at(runner: Any, model: Model, shown: Shown) -> Model:
         # The last of several pipeline stages, unless its embedding is its output layer too.
         log.warning("No neural gate: the embedding is not where this model's logits are made.")
         return Model(model.vocabulary, hidden)
-    shown.embed = embed
+    shown.embed = _in_numpy(embed) if rows.device.type == "cpu" else embed
     matrix = rows.float().cpu().numpy()
     return Model(model.vocabulary, hidden, int(rows.shape[1]), fingerprint(matrix))
 
@@ -144,6 +144,12 @@ def _rows_differ(runner: Any) -> bool:
         return False
     sharded = getattr(runner, "batch_sharder", None) is not None
     return sharded or not current_platform.use_all_gather()
+
+
+def _in_numpy(embed: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    import torch
+
+    return lambda ids: embed(torch.from_numpy(ids)).float().numpy()
 
 
 def _embedding(model: Any) -> Callable[[Any], Any]:

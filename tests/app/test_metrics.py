@@ -81,6 +81,19 @@ def test_a_request_counts_under_its_policy_surface_and_status(metrics: Metrics) 
     assert value(metrics, "tandem_errors_total", policy="auto", fault="backend") == 1
 
 
+def test_handoffs_are_changes_of_the_writer(metrics: Metrics) -> None:
+    first, fired, token = attempt("small"), attempt("small"), attempt("large")
+    fired.emitted, first.emitted, token.emitted, token.held = 0, 7, 1, 100
+    metrics(request(attempts=(first, token, fired, token, first)))
+    metrics(request(attempts=(first,)))
+
+    assert value(metrics, "tandem_handoffs_total", policy="auto") == 2
+    assert value(metrics, "tandem_answer_tokens_total", model="large", policy="auto") == 2
+    assert value(metrics, "tandem_answer_tokens_total", model="small", policy="auto") == 21
+    paid_again = {"model": "large", "policy": "auto", "direction": "prompt"}
+    assert value(metrics, "tandem_tokens_total", **paid_again) == 0
+
+
 def test_tokens_and_cost_count_drafts_but_answer_tokens_do_not(metrics: Metrics) -> None:
     draft = attempt("small", Usage(100, 40, 0), answer=False, cost=0.01)
     answer = attempt("large", Usage(100, 50, 64), cost=0.2)
@@ -226,6 +239,7 @@ def test_a_blocked_loop_shows_as_lag(metrics: Metrics) -> None:
 
 
 def everything(metrics: Metrics) -> None:
+    metrics(request(attempts=(attempt("small"), attempt("large"))))
     """Observe what makes every metric have a sample."""
     metrics(request(stream=True, gaps=(0.1,), reason="first", blame=Blame.BACKEND))
     metrics(request(stream=True, attempts=(attempt(usage=None), attempt(estimated=True))))

@@ -13,10 +13,12 @@ import dataclasses
 import importlib
 import random
 import re
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from time import thread_time
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import pytest
@@ -26,11 +28,14 @@ from hypothesis import strategies as st
 
 from policies import TABLE
 from router.faults import Blame, Fault
+from router.fleet import Abilities, Fleet
 from router.references import build_policy
 from router.steps import (
+    Alternative,
     Attempt,
     Close,
     Compute,
+    Delta,
     Emit,
     Ended,
     Event,
@@ -39,14 +44,18 @@ from router.steps import (
     Next,
     Note,
     Open,
+    Parse,
+    Parsed,
     Policy,
     Relay,
     Render,
     Request,
     Route,
+    Spell,
     Step,
     Surface,
     TimedOut,
+    Token,
     Usage,
 )
 from tests.fleets import delta, fleet, request
@@ -60,7 +69,13 @@ LONGEST_STEP = 1e-3
 """Seconds of CPU time between two steps, in the median: what may pass on an event loop."""
 TEXTS = ("7", "It is ", '{"answer": 7}', "yes", "no", "", "naïve 🚲\n")
 FAULTS = (Blame.CLIENT, Blame.BUSY, Blame.BACKEND, Blame.GATEWAY)
-STEPS = (Open, Next, Relay, Emit, Close, Compute, Render, Route, Note)
+STEPS = (Open, Next, Relay, Emit, Close, Compute, Render, Spell, Parse, Route, Note)
+BACKENDS = ("a:1", "b:1", "c:1")
+PROMPT = (1, 2, 3)
+"""The token ids that every prompt is rendered to."""
+GATE = 99
+"""The token on which an engine's gate stops."""
+SPELLED = ("7", "It is 7", "na\ufffd", "")
 
 
 def settings(kind: str, name: str) -> tuple[dict[str, Any], ...]:
@@ -91,10 +106,11 @@ requests = pytest.mark.parametrize(
         request(session="ann", body={"messages": [{"role": "user", "content": "?"}]}),
         request(body={"messages": [{"role": "user", "content": "?"}], "stream": True}, draw=0.95),
         request(Surface.COMPLETIONS, body={"prompt": "?"}),
+        request(body={"messages": [], "n": 2, "stop": "yes", "max_tokens": 6, "logprobs": True}),
         request(Surface.MESSAGES, body={"messages": [], "max_tokens": 1}, draw=0.5),
         request(Surface.EMBEDDINGS, body={"input": "?"}),
     ],
-    ids=["chat", "stream", "completion", "messages", "embedding"],
+    ids=["chat", "stream", "completion", "choices", "messages", "embedding"],
 )
 
 
@@ -103,9 +119,13 @@ requests = pytest.mark.parametrize(
 
 @dataclass(slots=True)
 class Known:
-    """What the engine knows of an attempt."""
+    """What the engine knows of an attempt; `asked` is its body, `fired` once its gate stopped it."""
 
+    asked: dict[str, Any] = field(default_factory=dict)
     said: int = 0
+    tokens: int = 0
+    fired: bool = False
+    emitted: bool = False
     ended: Ended | None = None
     closed: bool = False
     raced: bool = False
@@ -131,12 +151,13 @@ class Conversation:
     chances: int = 0
     _known: dict[Attempt, Known] = field(default_factory=dict)
     _given: Ended | None = None
-    _emitted: bool = False
+    _emitted: Counter[int] = field(default_factory=Counter)
+    _finished: set[int] = field(default_factory=set)
     _spares: int = MOST_RETRIES
 
     def run(self) -> Ended:
         """Drive it to its end, and hold every step against the law."""
-        steps, reply = self.policy.route(self.asked, fleet("small", "large", "other")), None
+        steps, reply = self.policy.route(self.asked, any_fleet(self.rng)), None
         for _ in range(MOST_STEPS):
             began = thread_time()
             try:
@@ -156,6 +177,8 @@ class Conversation:
             assert ended == self._given, "it ended otherwise than what the client was given"
         elif not self._emitted:
             assert isinstance(ended, Failed), "it finished, and the client got nothing"
+        elif isinstance(ended, Failed):
+            assert ended.sent, "it does not own up to what it emitted"
         left = [held for held, known in self._known.items() if held.backend and known.running]
         assert not left, f"still running: {left}"
         return ended
@@ -171,9 +194,7 @@ class Conversation:
             case Route():
                 return self._routed(Attempt(-99, step.target, "r:1"))
             case Emit():
-                assert self._given is None, "it emits into an answer that was relayed"
-                assert self._alive(step.attempt), "it emits from an attempt that is over"
-                self._emitted = True
+                self._emit(step)
             case Close():
                 self._known[step.attempt].closed = True
             case Note():
@@ -181,12 +202,33 @@ class Conversation:
             case Compute():
                 return step.function(*step.arguments)
             case Render():
-                return self._failure(Attempt(-98, step.model, "")) or (1, 2, 3)
+                return self._failure(Attempt(-98, step.model, "")) or PROMPT
+            case Spell():
+                assert step.tokens, "it asks for the text of nothing"
+                text = self.rng.choice(SPELLED)
+                return self._failure(Attempt(-97, step.model, "")) or text
+            case Parse():
+                assert step.prompt == PROMPT
+                parsed = Parsed({"role": "assistant", "content": "7"}, "stop")
+                return self._failure(Attempt(-96, step.model, "")) or parsed
         return None
 
     def _alive(self, attempt: Attempt) -> bool:
         known = self._known[attempt]
         return not known.closed and not isinstance(known.ended, Failed)
+
+    def _emit(self, step: Emit) -> None:
+        assert self._given is None, "it emits into an answer that was relayed"
+        assert step.attempt.backend, "it emits from an attempt that found no backend"
+        assert self._alive(step.attempt), "it emits from an attempt that is over"
+        assert step.choice not in self._finished, "it emits into a choice that has ended"
+        assert step.choice < (self.asked.body.get("n") or 1), "nobody asked for this choice"
+        self._known[step.attempt].emitted = True
+        self._emitted[step.choice] += len(step.tokens)
+        most = self.asked.body.get("max_tokens", MOST_STEPS)
+        assert self._emitted[step.choice] <= most, "it emits more tokens than were asked for"
+        if step.finish is not None:
+            self._finished.add(step.choice)
 
     def _failure(self, attempt: Attempt) -> Failed | None:
         """The failure that comes now, if one does: `fails` decides, or one reply in four."""
@@ -199,18 +241,30 @@ class Conversation:
             failed = None
         if failed is None:
             return None
-        spare = failed.fault.elsewhere and not failed.sent and self._spares > 0
+        emitted = attempt in self._known and self._known[attempt].emitted
+        sent = failed.sent or emitted
+        spare = failed.fault.elsewhere and (not sent or emitted) and self._spares > 0
         spare = spare and attempt.number >= 0 and self.rng.random() < 0.5
         self._spares -= spare
-        return Failed(attempt, failed.fault, failed.sent, spare)
+        return Failed(attempt, failed.fault, sent, spare)
 
     def _open(self, step: Open) -> Attempt:
         assert step.model in ("small", "large", "other"), f"{step.model} is not in its settings"
+        assert step.prefer in ("", *BACKENDS), f"{step.prefer} is no backend"
         number = len(self._known)
-        names = [name for name in ("a:1", "b:1", "c:1") if name not in step.avoid]
+        names = [name for name in BACKENDS if name not in step.avoid]
         picked = self.rng.choice(names) if names and self.rng.random() < 0.9 else ""
+        if picked and step.prefer in names and self.rng.random() < 0.9:
+            picked = step.prefer
         attempt = Attempt(number if picked else -1 - number, step.model, picked)
-        self._known[attempt] = Known()
+        body = {**step.request.body, **step.changes}
+        self._known[attempt] = Known(body)
+        if body.get("return_token_ids"):
+            ids = body["prompt"]
+            assert tuple(ids[:3]) == PROMPT, "the prompt is not what it was rendered to"
+            assert all(isinstance(token, int) for token in ids)
+            assert GATE not in ids, "it goes on from the reserved token"
+            assert 0 <= step.held <= len(ids), "more is held than was written"
         return attempt
 
     def _next(self, step: Next) -> Event:
@@ -231,7 +285,9 @@ class Conversation:
     def _event(self, attempt: Attempt) -> Event:
         known = self._known[attempt]
         if known.ended is None and (failed := self._failure(attempt)):
-            known.ended = Failed(attempt, failed.fault, False, failed.spare)
+            known.ended = replace(failed, sent=known.emitted)
+        elif known.ended is None and known.asked.get("return_token_ids"):
+            return self._token_event(attempt, known)
         elif known.ended is None and known.said < MOST_PIECES and self.rng.random() < 0.7:
             known.said += 1
             values = [-self.rng.random()] if self.rng.random() < 0.7 else []
@@ -242,6 +298,37 @@ class Conversation:
             reason = self.rng.choice(("stop", "length", None))
             known.ended = Finished(attempt, reason, None, self.rng.choice((None, Usage(3, 4))))
         return known.ended
+
+    def _token_event(self, attempt: Attempt, known: Known) -> Event:
+        """What a lawful engine says to a call with token ids, and now and then an unlawful one."""
+        most = known.asked["max_tokens"]
+        limit = self.asked.body.get("max_tokens")
+        if limit is not None:
+            written = len(known.asked["prompt"]) - len(PROMPT)
+            assert most is not None, "nothing limits this call"
+            assert written + most <= limit, "it asks for more than the client does"
+        room = MOST_PIECES - known.tokens if most is None else most - known.tokens
+        if known.fired or room <= 0 or self.rng.random() < 0.2:
+            reason = "stop" if known.fired or room > 0 else "length"
+            stop = GATE if known.fired else None
+            known.ended = Finished(attempt, reason, stop, Usage(3, known.tokens))
+            return known.ended
+        count = self.rng.randint(1, min(room, 3))
+        tokens = [self._token(known) for _ in range(count)]
+        if GATE in known.asked.get("stop_token_ids", ()) and self.rng.random() < 0.4:
+            known.fired = True
+            tokens[-1] = replace(tokens[-1], id=GATE, text="")
+        known.tokens += count
+        shown = self.rng.random() < 0.7
+        return Delta(attempt, "".join(token.text for token in tokens) if shown else "", (*tokens,))
+
+    def _token(self, known: Known) -> Token:
+        text, value = self.rng.choice(TEXTS), -self.rng.random()
+        top = (Alternative(f"token_id:{self.rng.randint(10, 20)}", value),)
+        told = "logprobs" in known.asked and self.rng.random() < 0.95
+        identified = self.rng.random() < 0.98
+        number = self.rng.randint(10, 20) if identified else None
+        return Token(text, number, value, top) if told else Token("", number)
 
     def _unplaced(self, attempt: Attempt) -> Failed:
         self._known[attempt].ended = failed = Failed(attempt, broken(Blame.BACKEND).fault)
@@ -268,6 +355,21 @@ class Conversation:
         if isinstance(ended, Finished) or ended.sent:
             self._given = ended
         return ended
+
+
+def any_fleet(rng: random.Random) -> Fleet:
+    """Models of which more or less is known, and which can do more or less."""
+    views = dict(fleet("small", "large", "other").models)
+    for name, view in views.items():
+        if rng.random() < 0.8:
+            able = Abilities(
+                gate=rng.choice((GATE, GATE, None)),
+                token_ids=rng.random() < 0.95,
+                derender=rng.random() < 0.8,
+                max_logprobs=rng.choice((None, 5, 20)),
+            )
+            views[name] = replace(view, abilities=able)
+    return Fleet(MappingProxyType(views))
 
 
 def broken(blame: Blame, *, sent: bool = False) -> Failed:
@@ -406,6 +508,24 @@ def unlawful(*steps: Callable[[Attempt, Request], Step]) -> Policy:
         (unlawful(lambda a, _: Next((a,), 0.1), lambda a, _: Relay(a)), "it races|is over"),
         (unlawful(lambda a, _: Relay(a)), "it ended otherwise|returned"),
         (unlawful(lambda a, _: Emit(a, "7"), lambda a, _: Relay(a)), "was emitted|is over"),
+        (unlawful(lambda a, _: Emit(a, "7", choice=1)), "nobody asked for this choice"),
+        (
+            unlawful(
+                lambda a, _: Emit(a, "", finish=Finished(a)),
+                lambda a, _: Emit(a, "7"),
+                lambda a, _: Close(a),
+            ),
+            "into a choice that has ended",
+        ),
+        (unlawful(lambda a, _: Emit(a, "7"), lambda a, _: Close(a)), "does not own up"),
+        (unlawful(lambda _, r: Spell("small", r, ())), "the text of nothing"),
+        (unlawful(lambda _, r: Open("small", r, prefer="z:9")), "z:9 is no backend"),
+        (
+            unlawful(
+                lambda _, r: Open("small", r, {"return_token_ids": True, "prompt": (1, 2, 9)})
+            ),
+            "not what it was rendered to",
+        ),
         (unlawful(lambda _, r: Route("large", r), lambda a, _: Relay(a)), "was given|is over"),
         (unlawful(lambda *_: 5), "not in the vocabulary"),  # type: ignore[arg-type]
     ],

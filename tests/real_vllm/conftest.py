@@ -17,7 +17,16 @@ import httpx
 import openai
 import pytest
 
-from tests.real_vllm.servers import ROOT, Gateway, Server, await_vllm, gateway, vllm
+from tests.real_vllm.servers import (
+    ROOT,
+    Gateway,
+    Server,
+    await_vllm,
+    embedded,
+    gate_for,
+    gateway,
+    vllm,
+)
 
 MODELS = Path(os.environ.get("TANDEM_PAIR_MODELS", ROOT / "deploy/pair/models"))
 LAST = "test_killed.py"
@@ -36,18 +45,43 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def vllms(logs: Path) -> Iterator[dict[str, Server]]:
-    """The servers by the name of their model, which is also its folder's."""
+def python() -> Path:
+    """The interpreter of the environment with vLLM."""
     install = Path(__file__).with_name("install.sh")
-    python = Path(subprocess.check_output([install], text=True).strip())
+    return Path(subprocess.check_output([install], text=True).strip())
+
+
+@pytest.fixture(scope="session")
+def gate(python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment with the gate of this checkout."""
+    return gate_for(python, tmp_path_factory.mktemp("gate"))
+
+
+@pytest.fixture(scope="session")
+def vllms(logs: Path, python: Path, gate: dict[str, str]) -> Iterator[dict[str, Server]]:
+    """The servers by the name of their model, which is also its folder's. Both have the gate."""
     with contextlib.ExitStack() as stack:
         servers = {
-            name: stack.enter_context(vllm(python, MODELS / name, logs))
+            name: stack.enter_context(vllm(python, MODELS / name, logs, gate))
             for name in ("small", "large")
         }
         for server in servers.values():
             await_vllm(server)
         yield servers
+
+
+@pytest.fixture(scope="session")
+def pair_traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the embedded pair writes its traces."""
+    return tmp_path_factory.mktemp("traces")
+
+
+@pytest.fixture(scope="session")
+def pair(logs: Path, gate: dict[str, str], pair_traces: Path) -> Iterator[Server]:
+    """The embedded pair's server: the same models in another engine, with the same rules."""
+    folders = gate | {"TANDEM_GATE_TRACES": str(pair_traces)}
+    with embedded([MODELS / "small", MODELS / "large"], logs, folders) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

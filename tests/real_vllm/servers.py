@@ -123,12 +123,32 @@ def _alive(process: subprocess.Popen[bytes], log: Path) -> None:
 # --------------------------------------------------------------------------------------- vLLM
 
 
+def gate_for(python: Path, folder: Path) -> dict[str, str]:
+    """The environment in which vLLM finds this checkout installed, below `folder`, with its gate.
+
+    As `pip install --no-deps` does it, but beside vLLM's own packages, which many checkouts share.
+    """
+    pip = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
+    offline = ["--no-deps", "--no-index"]
+    built, site = folder / "built", folder / "site"
+    wheel = [sys.executable, *pip, "wheel", *offline, "--no-build-isolation", "-w", built, ROOT]
+    subprocess.run(wheel, check=True)
+    subprocess.run([python, *pip, "install", *offline, "-t", site, *built.iterdir()], check=True)
+    return {
+        "PYTHONPATH": str(site),
+        "PYTHONSAFEPATH": "1",  # what is installed, and not the folder that it is started in
+        "TANDEM_GATE_ARTIFACTS": str(folder / "artifacts"),
+        "TANDEM_GATE_TRACES": str(folder / "traces"),
+    }
+
+
 @contextlib.contextmanager
-def vllm(python: Path, model: Path, logs: Path) -> Iterator[Server]:
+def vllm(python: Path, model: Path, logs: Path, gate: dict[str, str]) -> Iterator[Server]:
     """A vLLM that serves the folder `model` under its name; it may not listen yet (`await_vllm`).
 
     Notes on the options: float32 since these CPUs may lack fast bfloat16 and tests compare answers;
-    no graphs, which take longer to make than they save here.
+    no graphs, which take longer to make than they save here; all log-probabilities can be had, to
+    say where a gate must fire. `gate` is the environment of `gate_for`.
     """
     port = free_port()
     options = {
@@ -138,6 +158,7 @@ def vllm(python: Path, model: Path, logs: Path) -> Iterator[Server]:
         "--port": str(port),
         "--dtype": "float32",
         "--max-model-len": str(CONTEXT),
+        "--max-logprobs": "-1",
         "--tool-call-parser": "hermes",
         "--generation-config": "vllm",  # the pair's own allows too few tokens to leave midway
     }
@@ -155,7 +176,7 @@ def vllm(python: Path, model: Path, logs: Path) -> Iterator[Server]:
         "DO_NOT_TRACK": "1",
     }
     log = logs / f"vllm-{model.name}.log"
-    with started(command, log, environment) as process:
+    with started(command, log, environment | gate) as process:
         yield Server(f"http://127.0.0.1:{port}", process, log)
 
 
@@ -169,6 +190,26 @@ def await_vllm(server: Server) -> None:
         return False
 
     eventually(answers, START_SECONDS, f"{server.url} listens; see {server.log}")
+
+
+# ------------------------------------------------------------------------------ embedded pair
+
+
+@contextlib.contextmanager
+def embedded(models: Sequence[Path], folder: Path, gate: dict[str, str]) -> Iterator[Server]:
+    """The embedded pair's server, once it listens; of `gate` it takes the folders."""
+    log = folder / "pair.log"
+    command: list[str | Path] = [sys.executable, "-m", "deploy.pair", "--port", "0"]
+    for model in models:
+        command += ["--model", f"{model.name}={model}"]
+    folders = {name: value for name, value in gate.items() if name.startswith("TANDEM")}
+    with started(command, log, folders) as process:
+
+        def listens() -> re.Match[str] | None:
+            _alive(process, log)
+            return re.search(r"listening on (\S+)", log.read_text())
+
+        yield Server(eventually(listens, 60, f"the pair listens; see {log}")[1], process, log)
 
 
 # ------------------------------------------------------------------------------------ gateway

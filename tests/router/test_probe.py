@@ -10,7 +10,7 @@ import pytest
 
 from router.faults import FaultError
 from router.fleet import Abilities
-from router.probe import GATE, MANY, SAMPLE, probe
+from router.probe import FORCED, GATE, MANY, SAMPLE, probe
 from router.steps import Surface
 from tests.running import http
 from tests.scripted import Backend, Call, Script, answers, hangs_up
@@ -48,14 +48,13 @@ async def test_all_that_vllm_tells(client: httpx.AsyncClient, small: Backend) ->
         context=4096,
         max_logprobs=20,
         token_ids=True,
-        tokenizer=found.tokenizer,
-        gate=False,
+        tokenizer=(1, 2, 3),
+        derender=False,
+        gate=None,
     )
-    assert found.tokenizer is not None
-    assert len(found.tokenizer) > 30
     assert [body["model"] for body in asked.bodies] == ["small"] * 4
     assert asked.bodies[0]["prompt"] == SAMPLE
-    assert all(body["max_tokens"] <= 2 for body in asked.bodies[1:])
+    assert all(body["max_tokens"] <= FORCED + 1 for body in asked.bodies[1:])
 
 
 async def test_tokenizers_are_told_apart(client: httpx.AsyncClient, small: Backend) -> None:
@@ -87,13 +86,31 @@ async def test_the_limit_of_logprobs_stands_in_the_refusal(
 
 
 async def test_a_gate_in_the_engine(client: httpx.AsyncClient, small: Backend) -> None:
-    async def completions(call: Call) -> None:
-        gated = GATE in call.json.get("vllm_xargs", {})
-        await call.whole(b'{"choices": [{"stop_reason": %b}]}' % (b"151" if gated else b"null"))
+    sample = [1, *range(40, 60)]
 
-    Asked(small, completions=completions)
+    async def completions(call: Call) -> None:
+        forced = call.json.get("vllm_xargs", {}).get(f"{GATE}_force", [])
+        written = [*forced, 151] if call.json.get("ignore_eos") else []
+        await answers({"choices": [{"token_ids": written}]})(call)
+
+    asked = Asked(small, completions=completions, tokenize=answers({"tokens": sample}))
     found = await probe(client, small.url, "small")
-    assert (found.gate, found.token_ids, found.max_logprobs) == (True, False, MANY)
+    assert (found.gate, found.max_logprobs) == (151, MANY)
+    probed = asked.bodies[-1]
+    assert probed["vllm_xargs"] == {GATE: "probe", f"{GATE}_force": sample[1 : FORCED + 1]}
+    assert (probed["max_tokens"], probed["return_token_ids"]) == (FORCED + 1, True)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [[], [40, 41], [40, 41, 42], [40, 42, 151], [40, 41, 151, 151], [41, 42, 151], None, "40"],
+)
+async def test_what_a_model_writes_by_itself_is_no_gate(
+    client: httpx.AsyncClient, small: Backend, written: object
+) -> None:
+    completions = answers({"choices": [{"token_ids": written, "stop_reason": 151}]})
+    Asked(small, completions=completions, tokenize=answers({"tokens": [1, 40, 41, 42]}))
+    assert (await probe(client, small.url, "small")).gate is None
 
 
 async def test_what_is_not_answered_stays_unknown(

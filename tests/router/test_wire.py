@@ -102,6 +102,14 @@ def test_only_listed_headers_travel_on() -> None:
     assert asked.forwarded == {"traceparent": "00-1"}
 
 
+def test_who_wrote_what_is_told_if_it_is_asked_and_no_backend_hears_of_it() -> None:
+    asked = parsed({"messages": []}, x_tandem_explain="1")
+    assert asked.explain
+    assert not asked.forwarded
+    assert not parsed({"messages": []}, x_tandem_explain="0").explain
+    assert not parsed({"messages": []}).explain
+
+
 def test_every_request_has_an_id_of_its_own() -> None:
     rng = random.Random(7)
     ids = {parse(Surface.CHAT, b'{"messages":[]}', {}, "auto", rng).id for _ in range(100)}

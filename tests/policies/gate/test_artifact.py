@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from policies.gate.arrays import Arrays
 from policies.gate.artifact import (
     Artifact,
     ArtifactError,
@@ -19,6 +20,8 @@ from policies.gate.artifact import (
     write_artifact,
 )
 from policies.gate.network import Dimensions, shapes
+from policies.gate.rules import Gate, Network, Rules, Step
+from policies.gate.settings import GateSettings, Rule
 
 SIZES = Dimensions(hidden=3, embedding=4, width=5, blocks=2, top=6, vocabulary=9)
 
@@ -147,3 +150,13 @@ def test_a_fingerprint_is_of_the_matrix_and_not_of_its_precision() -> None:
     below = (coarse.view(np.uint32) + 0x7FFF).view(np.float32)
     assert fingerprint(below) == fingerprint(coarse) != fingerprint(above)
     assert fingerprint(coarse) != fingerprint(coarse[:, ::-1])
+
+
+def test_a_gate_that_was_read_can_be_run(arrays: Arrays, folder: Path) -> None:
+    embedding = arrays.up(np.random.default_rng(2).normal(size=(9, 4)).astype(np.float32))
+    network = Network.of(read_artifact(folder), arrays, lambda ids: embedding[ids])
+    rules = Rules(1, arrays)
+    rules.begin(0, Gate(GateSettings(Rule.NEURAL, artifact="x", threshold=0.0), 7, network))
+    row = np.random.default_rng(3).normal(size=(1, 12)).astype(np.float32)
+    found = rules.decide(Step([0], [0], arrays.up(row[:, :9]), arrays.up(row[:, 9:])))
+    assert arrays.down(found).tolist() == [7]

@@ -41,7 +41,7 @@ def resources(tmp_path: Path) -> Resources:
 def test_the_reserved_token(
     environ: dict[str, str], vocabulary: dict[str, int], wanted: int | None
 ) -> None:
-    assert reserved_token(environ, lambda name: vocabulary.get(name)) == wanted
+    assert reserved_token(environ, dict[str, int | None](vocabulary).get) == wanted
 
 
 def test_a_reserved_token_is_named_by_its_id() -> None:
@@ -61,7 +61,14 @@ def test_what_is_there_is_given(resources: Resources, tmp_path: Path) -> None:
     traced = GateSettings(Rule.TRACE, force=(8,), record="x")
     resources.check(traced)
     assert resources.trace(traced) is not resources.trace(traced)
-    assert not (tmp_path / "traces").exists()
+    assert (tmp_path / "traces").is_dir()
+
+
+def test_a_folder_for_traces_that_cannot_be(resources: Resources, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    resources.traces = tmp_path / "file" / "traces"
+    with pytest.raises(ValueError, match=r"TANDEM_GATE_TRACES: .*Not a directory"):
+        resources.check(GateSettings(Rule.TRACE, force=(8,), record="x"))
 
 
 def test_an_artifact_is_read_once_and_again_when_it_changes(

@@ -227,8 +227,8 @@ def test_rows_come_in_any_order_and_not_all_at_once(arrays: Arrays, data: st.Dat
         at = Step([], [had[each] for each in order], np.stack([rows[had[e], e] for e in order]))
         found = decide(rules, arrays, [places[each] for each in order], at)
         assert found == [wanted[each][had[each]] for each in order]
-        for each in order:
-            had[each] += 1
+        for request in order:
+            had[request] += 1
 
 
 def network(arrays: Arrays, seed: int, hidden: int) -> tuple[Network, Floats]:
@@ -292,7 +292,7 @@ def test_networks_that_nobody_uses_are_let_go(arrays: Arrays) -> None:
 def test_a_trace_is_what_was_seen(arrays: Arrays, tmp_path: Path, hidden: bool) -> None:
     force, size = (3, 1, 2), 150
     asked = GateSettings(Rule.TRACE, force=force, record="x")
-    rules, file = Rules(3, arrays), tmp_path / "new" / "x.safetensors"
+    rules, file = Rules(3, arrays), tmp_path / "x.safetensors"
     rules.begin(1, Gate(bits(0.0), STOP))
     rules.begin(2, Gate(asked, STOP, trace=Trace(file, len(force))))
     rows, states = logits(3, 4, 3, size), logits(4, 4, 3, 7)
@@ -319,3 +319,13 @@ def test_a_trace_is_what_was_seen(arrays: Arrays, tmp_path: Path, hidden: bool) 
         "hidden": "float16", "top_logits": "float32", "top_ids": "int32", "predicted": "int32",
         "entropy": "float32",
     }  # fmt: skip
+
+
+def test_a_trace_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = GateSettings(Rule.TRACE, force=(3,), record="x")
+    rules = Rules(1)
+    rules.begin(0, Gate(asked, STOP, trace=Trace(tmp_path / "gone" / "x.safetensors", 1)))
+    assert decide(rules, Arrays(), [0], Step([0], [0], level(1)[None])) == [3]
+    assert "could not be written" in caplog.text

@@ -1,0 +1,93 @@
+"""Who stands in the table of `tandem bench pair`, and which points make its curves.
+
+The baselines are token gates without anything learned: chance, and the entropy of the one
+distribution. To be compared fairly each hands over as many tokens as the learned gate does. How
+many those are, and the threshold for as many, is found on problems for tuning by the code of
+`tandem calibrate`, and never on those that are reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from app.calibration import Policy, Search
+from app.embedded import NO_HIDDEN
+from app.trial import Trial
+from deploy.pair.problems import Problem
+from policies.training.token_gate.prompts import Prompt
+
+Block: TypeAlias = Mapping[str, Any]
+
+LEARNED = "r2r"
+"""The policy whose share of large tokens the baselines are given."""
+RANDOM, TOKEN_ENTROPY = "random", "token_entropy"
+BASELINES = (RANDOM, TOKEN_ENTROPY)
+USUAL = (
+    *("small", "large", "cascade", RANDOM, TOKEN_ENTROPY),
+    *("ead", "r2r_no_hidden", LEARNED, "r2r_optimistic"),
+)
+"""What is measured if nothing is said."""
+GATE: Block = MappingProxyType({"use": "token_gate", "small": "small", "large": "large"})
+
+RATES = (0.05, 0.1, 0.2, 0.4, 0.7)
+TOKEN_BITS = (0.05, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
+MEAN_BITS = (0.01, 0.02, 0.05, 0.1, 0.2)
+SCORES = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9)
+"""Points of the curves: from nearly no large tokens to more than anyone would want."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is measured: a model, or a policy with its block and what is varied for a curve."""
+
+    name: str
+    block: Block | None = None
+    varied: str = "threshold"
+    values: Sequence[float] = ()
+
+    def points(self) -> Iterator[tuple[float, Block]]:
+        """The settings of the curve, each with its block."""
+        for value in self.values:
+            yield value, {**(self.block or {}), self.varied: value}
+
+
+def lineup(blocks: Mapping[str, Block]) -> dict[str, Entry]:
+    """What there is to measure, by name; `blocks` are the configured policies.
+
+    The baselines have no share yet: that is `matched`.
+    """
+    ead, learned = blocks["ead"], blocks[LEARNED]
+    known = (
+        Entry("small"),
+        Entry("large"),
+        Entry("cascade", blocks["cascade"]),
+        Entry(RANDOM, {**GATE, "rule": "random"}, "rate", RATES),
+        Entry(TOKEN_ENTROPY, {**GATE, "rule": "entropy"}, values=TOKEN_BITS),
+        Entry("ead", ead, values=MEAN_BITS),
+        Entry("r2r_no_hidden", {**learned, "artifact": NO_HIDDEN}, values=SCORES),
+        Entry(LEARNED, learned, values=SCORES),
+        Entry("r2r_optimistic", {**learned, "optimistic": True}),
+    )
+    entries = {entry.name: entry for entry in known}
+    return entries | {name: Entry(name, blocks[name]) for name in blocks if name not in entries}
+
+
+async def matched(trial: Trial, entry: Entry, tuning: Sequence[Problem]) -> Entry:
+    """The baseline, handing over as many tokens of the problems for tuning as the learned gate."""
+    prompts = [Prompt(str(n), messages(problem)) for n, problem in enumerate(tuning)]
+    run = await trial.run(LEARNED, [prompt.messages for prompt in prompts], f"{LEARNED}, tuning")
+    share = run.share("large")
+    block = entry.block or {}
+    if entry.name == RANDOM:
+        return replace(entry, block={**block, "rate": round(share, 4)})
+    search = Search(trial, Policy(entry.name, block), prompts)
+    found = await search.for_share(share)
+    return replace(entry, block=search.policy.at(found.threshold))
+
+
+def messages(problem: Problem) -> tuple[dict[str, Any], ...]:
+    """The problem as a conversation."""
+    return ({"role": "user", "content": problem.prompt},)

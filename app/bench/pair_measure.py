@@ -1,0 +1,82 @@
+"""Measures policies on the embedded pair: every row of the table, and the points of its curves.
+
+The whole of Tandem is in the loop: both model servers, a gateway on a loopback port, HTTP. Each
+policy answers the same problems, greedily, one policy after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from app import embedded
+from app.bench.pair_lineup import BASELINES, USUAL, Block, Entry, lineup, matched, messages
+from app.bench.pair_rows import Row, row
+from app.bench.processes import BenchError
+from app.trial import Asking, Trial, trying
+from deploy.pair.problems import TUNE_SEEDS, Problem, problems
+from policies import TABLE
+from router.config import parse
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured: `names` of policies, none for the usual ones; on which problems.
+
+    `curve` adds the points of the curves. `tuning` problems fix the share of the baselines; `more`
+    are policies in YAML, a line each, beside the pair's own.
+    """
+
+    asked: Sequence[Problem]
+    names: Sequence[str] = ()
+    curve: bool = False
+    tuning: int = 300
+    more: Sequence[str] = ()
+
+
+async def measure(plan: Plan) -> list[Row]:
+    """All rows. Raises `BenchError`, `TrialError`, `EmbeddedError` or `ConfigError`."""
+    pair = await embedded.start()
+    try:
+        text = pair.document
+        for line in plan.more:
+            text = text.replace("policies:\n", f"policies:\n  {line}\n", 1)
+        document = parse(text, TABLE, "the embedded pair")
+        chosen = _chosen(plan, lineup(document.config.policies))
+        async with trying(document, Asking()) as trial:
+            measuring = Measuring(trial, plan)
+            return [row for entry in chosen for row in await measuring.rows(entry)]
+    finally:
+        await pair.close()
+
+
+def _chosen(plan: Plan, entries: Mapping[str, Entry]) -> list[Entry]:
+    if unknown := [name for name in plan.names if name not in entries]:
+        raise BenchError(f"no policy {', '.join(unknown)}: there are {', '.join(entries)}")
+    return [entries[name] for name in plan.names or USUAL]
+
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """A gateway that is measured, and the plan."""
+
+    trial: Trial
+    plan: Plan
+
+    async def rows(self, entry: Entry) -> list[Row]:
+        """The entry's own row, and those of its curve."""
+        if entry.name in BASELINES:
+            tuning = list(problems(TUNE_SEEDS.start, self.plan.tuning))
+            entry = await matched(self.trial, entry, tuning)
+        rows = [await self._row(entry.name, None, entry.block)]
+        if self.plan.curve:
+            rows += [await self._row(entry.name, *point) for point in entry.points()]
+        return rows
+
+    async def _row(self, name: str, setting: float | None, block: Block | None) -> Row:
+        if block is not None:
+            await self.trial.put(name, block)
+        asked = self.plan.asked
+        label = name if setting is None else f"{name} {setting:g}"
+        run = await self.trial.run(name, [messages(problem) for problem in asked], label)
+        return row(name, setting, run, asked, embedded.PARAMS_B)

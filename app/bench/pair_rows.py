@@ -1,0 +1,82 @@
+"""A row of `tandem bench pair`: what one policy was worth on the problems, and what it cost.
+
+Pure sums over a run, and the table. Must not know how the run came about.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from app.trial import Run
+from deploy.pair.problems import Problem, is_correct
+from router.cost import active_params
+
+Z95 = 1.959964
+"""Standard normal quantile of a 95 % interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One policy: `avg_params` in millions per token of the answer, `seconds` of wall time.
+
+    `setting` is what was varied for the curve, None where nothing was; `line` is the policy without
+    it, the same for all points of one curve.
+    """
+
+    policy: str
+    line: str
+    setting: float | None
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    large_share: float
+    avg_params: float
+    handoffs_per_100: float
+    seconds: float
+
+
+def row(
+    line: str,
+    setting: float | None,
+    run: Run,
+    asked: Sequence[Problem],
+    params_b: Mapping[str, float],
+) -> Row:
+    """What `run` was worth on these problems."""
+    pairs = zip(run.answers, asked, strict=True)
+    correct = sum(is_correct(answered.text, problem) for answered, problem in pairs)
+    low, high = wilson(correct, len(asked))
+    return Row(
+        policy=line if setting is None else f"{line} {setting:g}",
+        line=line,
+        setting=setting,
+        accuracy=correct / len(asked),
+        accuracy_low=low,
+        accuracy_high=high,
+        large_share=run.share("large"),
+        avg_params=active_params(run.attempts, params_b) * 1000,
+        handoffs_per_100=run.handoffs_per_100,
+        seconds=run.seconds,
+    )
+
+
+def table(rows: Iterable[Row]) -> str:
+    """The rows for people, as Markdown."""
+    head = "| policy | accuracy (95 %) | large tokens | active params (M) | hand-offs/100 | s |"
+    lines = [
+        f"| {r.policy} | {r.accuracy:.1%} ({r.accuracy_low:.1%} to {r.accuracy_high:.1%}) "
+        f"| {r.large_share:.1%} | {r.avg_params:.3f} | {r.handoffs_per_100:.1f} "
+        f"| {r.seconds:.0f} |"
+        for r in rows
+    ]
+    return "\n".join([head, "|---|---|---|---|---|---|", *lines])
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """The 95 % score interval of a proportion (Wilson 1927)."""
+    p, z2 = successes / n, Z95 * Z95
+    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,0 +1,60 @@
+"""What each token of an answer should have been: the model that wrote it is asked itself.
+
+Both models run here, in the test's own process, over the whole answer at once. Where nothing is
+drawn, a token is right if it is its writer's best one after all that stands before it, whoever
+wrote that. So an answer whose hand-offs nobody can foretell (chance, or a server that died in the
+middle) can still be judged token by token: a lost or a doubled token puts out all that follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deploy.pair.engine import Engine, Generation, Job, Ranked
+from deploy.pair.text import Stopping
+from tests.soak.hearing import Said
+from tests.soak.servers import MODELS
+
+NEAR = 1e-3
+"""Natural log-probability: two tokens this close may change places. One pass over many tokens sums
+in another order than one token at a time does, and differs by some 1e-6."""
+END = 2
+"""`<|end|>`, the pair's end of a turn."""
+
+
+class Judge:
+    """Both models."""
+
+    def __init__(self) -> None:
+        self._engines = {name: Engine(MODELS / name) for name in ("small", "large")}
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What these tokens say."""
+        return self._engines["small"].codec.decode(ids, skip_special=True)
+
+    def wrong(self, prompt: Sequence[int], said: Said) -> str | None:
+        """The first token that its writer would not have written; None if there is none."""
+        for name in sorted({writer for writer, _ in said.tokens}):
+            ranked = self._ranked(name, [*prompt, *said.ids])[len(prompt) :]
+            for at, ((writer, token), there) in enumerate(zip(said.tokens, ranked, strict=True)):
+                assert there is not None
+                if writer == name and not _best(there):
+                    return f"token {at} of {len(said.tokens)}, {token}, is not {name}'s: {there}"
+        return None
+
+    def _ranked(self, name: str, ids: Sequence[int]) -> list[Ranked | None]:
+        engine = self._engines[name]
+        job = Job(tuple(ids), Stopping(1), prompt_logprobs=1)
+        (generation,) = engine.submit([job])
+        while not generation.ended:
+            engine.step()
+        return _scores(generation)
+
+
+def _scores(generation: Generation) -> list[Ranked | None]:
+    return generation.prompt_scores
+
+
+def _best(there: Ranked) -> bool:
+    (_, own), *others = there.scores
+    return there.rank == 1 or own >= max(logprob for _, logprob in others) - NEAR

@@ -1,0 +1,155 @@
+"""What came of each answer: right, honestly ended, left, or wrong; counted for a table.
+
+An answer that was asked while every server was well must be complete. One during which a server
+died may have ended early, but must say so. Complete ones are compared with the answer that the same
+request gets alone; where the policy need not come to the same one (chance, or a mean that began
+anew on another server, or a model that was lost), each token must be its writer's own choice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tests.soak.asking import BY_CHANCE, POLICIES, STATELESS, Asked
+from tests.soak.hearing import Heard, Said
+from tests.soak.judging import Judge
+
+ONE_MODEL = "one_model"
+LOST = frozenset({"small_failed", "large_failed"})
+
+
+class Outcome(StrEnum):
+    """Every answer has one."""
+
+    SAME = "as alone"
+    CHOSEN = "each token its writer's"
+    SAME_MOVED = "as alone, a server lost"
+    CHOSEN_MOVED = "each token its writer's, a server lost"
+    FINISHED = "finished by one of two models"
+    ALONE = "by the large model alone"
+    ENDED = "ended with an error"
+    LEFT = "left by the client"
+    WRONG = "WRONG"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An answer, and whether a server was down, or one of its calls broken, on its way."""
+
+    asked: Asked
+    heard: Heard
+    disturbed: bool
+    broken: bool
+
+
+@dataclass(slots=True)
+class Reckoning:
+    """The outcomes so far. `alone` has the answers to compare with, `prompts` their token ids."""
+
+    judge: Judge
+    prompts: Sequence[Sequence[int]]
+    alone: Mapping[Asked, Said]
+    counts: Counter[tuple[str, Outcome]] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    def add(self, ended: Ended) -> None:
+        """One more answer."""
+        outcome, why = self._outcome(ended)
+        self.counts[ended.asked.policy, outcome] += 1
+        self.reasons[ended.heard.reason.partition(";")[0] or "none was told"] += 1
+        if why:
+            self.wrong.append(f"{why}\n    {ended}")
+
+    def _outcome(self, ended: Ended) -> tuple[Outcome, str | None]:
+        heard = ended.heard
+        if heard.left:
+            return Outcome.LEFT, None
+        if not heard.complete:
+            honest = heard.error is not None and ended.disturbed
+            return (Outcome.ENDED, None) if honest else (Outcome.WRONG, "ended, and nothing died")
+        why = self._miscounted(ended) or self._mistold(ended)
+        if why:
+            return Outcome.WRONG, why
+        return self._written(ended)
+
+    def _miscounted(self, ended: Ended) -> str | None:
+        """What is wrong with the outside of a complete answer."""
+        asked, heard = ended.asked, ended.heard
+        if set(heard.choices) != set(range(asked.n)):
+            return f"choices {sorted(heard.choices)}"
+        if any(said.finish not in ("stop", "length") for said in heard.choices.values()):
+            return "no finish_reason"
+        if any(len(said.ids) > asked.most for said in heard.choices.values()):
+            return "longer than asked"
+        if heard.reason.startswith(ONE_MODEL):
+            return None  # passed on as it came: it tells no tokens
+        if heard.usage is None:
+            return "no usage"
+        written = sum(len(said.ids) for said in heard.choices.values())
+        if heard.usage["completion_tokens"] != written:
+            return f"{written} tokens"
+        if heard.usage["prompt_tokens"] != len(self.prompts[asked.question]):
+            return "the prompt's tokens are miscounted"
+        return None
+
+    def _mistold(self, ended: Ended) -> str | None:
+        """What is wrong with how it says that it came about."""
+        reason = ended.heard.reason.partition(";")[0]
+        if reason in LOST | {ONE_MODEL} and not ended.disturbed:
+            return f"{reason}, and nothing died"
+        if ended.broken and ended.asked.policy in STATELESS and reason == "in_engine":
+            return self._different(ended)
+        return None
+
+    def _different(self, ended: Ended) -> str | None:
+        wanted = self.alone[ended.asked.alone]
+        odd = any(said != wanted for said in ended.heard.choices.values())
+        return f"not as alone: {wanted}" if odd else None
+
+    def _written(self, ended: Ended) -> tuple[Outcome, str | None]:
+        asked, heard = ended.asked, ended.heard
+        if heard.reason.startswith(ONE_MODEL):
+            large = self.alone[Asked(asked.question, "large", asked.most, asked.stop)]
+            same = all(said.text == large.text for said in heard.choices.values())
+            return (Outcome.ALONE, None) if same else (Outcome.WRONG, f"not as alone: {large}")
+        lost = heard.reason.partition(";")[0] in LOST
+        foreseen = asked.policy != BY_CHANCE and not ended.broken
+        if asked.policy != BY_CHANCE and not self._different(ended):
+            return (Outcome.SAME_MOVED if ended.broken else Outcome.SAME), None
+        if foreseen and not lost:
+            return Outcome.WRONG, self._different(ended)
+        if why := self._not_chosen(asked, heard.choices.values()):
+            return Outcome.WRONG, why
+        if lost:
+            return Outcome.FINISHED, None
+        return (Outcome.CHOSEN_MOVED if ended.broken else Outcome.CHOSEN), None
+
+    def _not_chosen(self, asked: Asked, choices: Iterable[Said]) -> str | None:
+        """What is wrong with an answer that cannot be compared with another one."""
+        for said in choices:
+            if why := self.judge.wrong(self.prompts[asked.question], said):
+                return why
+            text = _stopped(self.judge.text(said.ids), asked.stop)
+            if said.text != text:
+                return f"its tokens say {text!r}"
+        return None
+
+    def table(self) -> str:
+        """Outcomes by policy, and the reasons that answers gave."""
+        rows = [["", *POLICIES, "all"]]
+        for outcome in Outcome:
+            counts = [self.counts[policy, outcome] for policy in POLICIES]
+            rows.append([outcome, *map(str, counts), str(sum(counts))])
+        lines = ["  ".join([f"{first:40}", *(f"{n:>10}" for n in rest)]) for first, *rest in rows]
+        told = ", ".join(f"{reason}: {count}" for reason, count in self.reasons.most_common())
+        return "\n".join([*lines, f"reasons: {told}"])
+
+
+def _stopped(text: str, stops: Sequence[str]) -> str:
+    """`text` up to the stop string that is complete first."""
+    ends = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
+    return text[: min(ends)[1]] if ends else text
