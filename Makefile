@@ -19,7 +19,7 @@ TOOLS = $(VENV)/.tools
 CODE = app router policies deploy tests
 
 .DELETE_ON_ERROR:
-.PHONY: help run test test-all vllm-test check format lock pair clean
+.PHONY: help run test test-all vllm-test soak check format lock pair clean
 
 help:  ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 12
@@ -37,6 +37,9 @@ test-all: $(TOOLS)  ## Run every test: also the slow ones, and those against a r
 vllm-test: $(TOOLS)  ## Run only the tests against a real vLLM, which is installed if need be
 	@PYTHON=$(BIN)/python tests/real_vllm/install.sh
 	@$(BIN)/python -m pytest -m real_vllm tests/real_vllm $(ARGS)
+
+soak: $(TOOLS)  ## Ask for 10,000 answers by two models while servers die and clients leave
+	@$(BIN)/python -m pytest -m soak tests/soak --soak-answers 10000 $(ARGS)
 
 check: $(TOOLS)  ## Check format, style and types
 	@$(BIN)/ruff format --check $(CODE)

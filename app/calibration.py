@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-from app.trial import Answered, Run, Trial
+from app.trial import Answered, Messages, Run
 from policies.training.calibrate import BITS, SCORES, Halving, Interval, Scale, ratio
 from policies.training.token_gate.prompts import Prompt
 from policies.training.token_gate.results import ResultFinder
@@ -24,6 +24,18 @@ Right: TypeAlias = Callable[[Answered, Prompt], bool]
 
 class CalibrationError(Exception):
     """No threshold can be found; the message says why and what to do."""
+
+
+class Trial(Protocol):
+    """Where policies are tried out: `app.trial.Trial`, or a test's own."""
+
+    async def put(self, name: str, block: Mapping[str, Any]) -> None:
+        """Serve this policy under this name."""
+        ...
+
+    async def run(self, target: str, prompts: Sequence[Messages], label: str = "") -> Run:
+        """Answer all prompts."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
+from math import floor, log10
 from typing import Any
 
 from app.conversation import Answer, Card, ChatError, Gateway, Piece, largest
-from app.screen import Screen, wants_colours
+from app.screen import UNSEEN, Screen, wants_colours
 from router.explain import suggest
 
 URL = "http://127.0.0.1:8000"
@@ -160,7 +161,7 @@ class Talk:
             rate = "" if answer.rate is None else f", then {answer.rate:.0f} tokens/s"
             yield f"first text after {answer.first:.2f} s{rate}"
         if reason := told.get("reason"):
-            yield str(reason)
+            yield str(reason).translate(UNSEEN)
 
     # -------------------------------------------------------------------------- a conversation
 
@@ -215,11 +216,9 @@ class Talk:
 
 
 def usd(amount: float) -> str:
-    """Dollars to two digits that say something, however few they are: $0.0000075."""
-    if amount >= 1:
-        return f"${amount:.2f}"
-    digits = next((n for n in range(2, 12) if round(amount, n - 1) > 0), 2)
-    return f"${amount:.{digits}f}"
+    """Dollars, to the cent or to two digits that say something: $1.25, $0.0000075."""
+    decimals = max(2, 1 - floor(log10(amount))) if amount > 0 else 2
+    return f"${amount:.{decimals}f}"
 
 
 def _tokens(written: Mapping[str, int], large: str | None, screen: Screen) -> str:

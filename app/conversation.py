@@ -86,16 +86,17 @@ class Answer:
         tokens = sum(self.written.values()) or self.tokens
         return (tokens - 1) / self.writing if tokens > 1 and self.writing > 0 else None
 
-    def hear(self, chunk: Mapping[str, Any], writer: str) -> Iterator[Piece]:
+    def hear(self, data: bytes, writer: str) -> Iterator[Piece]:
         """What one event of the stream adds; `writer` wrote it if it does not say itself who did.
 
         Raises `ChatError` if it is an error.
         """
-        if fault := error_in(chunk):
-            raise ChatError(f"the answer broke off: {one_line(fault.message)}")
+        chunk = _decoded(data)
+        if error_in(chunk):
+            raise ChatError(f"the answer broke off: {one_line(message_in(data))}")
         self.tokens = _object(chunk.get("usage")).get("completion_tokens") or self.tokens
         by = _object(chunk.get("tandem")).get("model") or writer or str(chunk.get("model"))
-        for choice in chunk.get("choices") or ():
+        for choice in _objects(chunk.get("choices")):
             self.finish = choice.get("finish_reason") or self.finish
             delta = _object(choice.get("delta"))
             aside = delta.get("reasoning") or delta.get("reasoning_content")
@@ -137,8 +138,7 @@ class Gateway:
             reply = self._http.get("/v1/models")
         if reply.status_code != httpx.codes.OK:
             raise _refusal(reply)
-        listed = _decoded(reply.content).get("data")
-        cards = [_card(entry) for entry in listed or () if isinstance(entry, dict)]
+        cards = [_card(entry) for entry in _objects(_decoded(reply.content).get("data"))]
         if not cards:
             raise ChatError(f"{self.url} lists no models: is it a gateway?")
         return cards
@@ -161,7 +161,7 @@ class Gateway:
                 for event in sse.read(block):
                     if event.data == b"[DONE]":
                         return
-                    yield from answer.hear(_decoded(event.data), writer)
+                    yield from answer.hear(event.data, writer)
         raise ChatError("the answer broke off: the stream ended before it was complete")
 
     @contextmanager
@@ -225,6 +225,12 @@ def _decoded(data: bytes) -> Mapping[str, Any]:
         return _object(orjson.loads(data))
     except orjson.JSONDecodeError:
         raise ChatError("what came is not JSON: is it a gateway?") from None
+
+
+def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
+    return (
+        (item for item in value if isinstance(item, dict)) if isinstance(value, list) else iter(())
+    )
 
 
 def _object(value: Any) -> Mapping[str, Any]:

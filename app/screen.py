@@ -34,10 +34,10 @@ class Screen:
         """Show more of an answer; `aside` if it is not the answer itself."""
         if self.out.isatty():
             text = text.translate(UNSEEN)
+        self._open = not text.endswith("\n")
         if self._coloured(self.out):
             text = f"\x1b[{f'{DIM};' * aside}{self._colour(model)}m{text}\x1b[0m"
         self._write(self.out, text)
-        self._open = True
 
     def end(self) -> None:
         """The answer is over, whole or not: what follows has a line of its own."""
@@ -62,8 +62,8 @@ class Screen:
         return input()
 
     def complain(self, error: Exception) -> None:
-        """Say what went wrong."""
-        self._write(self.err, f"tandem: {error}\n")
+        """Say what went wrong; a backend may have been quoted."""
+        self._write(self.err, f"tandem: {str(error).translate(UNSEEN)}\n")
 
     def named(self, model: str) -> str:
         """A model's name as `tell` shows it: in the colour of what it writes."""

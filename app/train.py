@@ -71,9 +71,9 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     hidden = "whether it reads hidden states (default: yes)"
     add("--hidden", action=argparse.BooleanOptionalAction, default=True, help=hidden)
     add("--width", type=_count, default=64, help="of the network (default: %(default)s)")
-    add("--blocks", type=_count, default=2, help="residual blocks (default: %(default)s)")
+    add("--blocks", type=_count, default=1, help="residual blocks (default: %(default)s)")
     add("--rate", type=float, help="learning rate (default: 0.0512 / width)")
-    add("--epochs", type=_count, default=40, help="at most (default: %(default)s)")
+    add("--epochs", type=_count, default=12, help="at most (default: %(default)s)")
     add("--seed", type=int, default=0, help="default: %(default)s")
     recall = "share of divergent tokens that the threshold must find (default: %(default)s)"
     add("--recall", type=_share, default=0.95, help=recall)

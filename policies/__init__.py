@@ -16,6 +16,7 @@ from policies.entropy import Entropy
 from policies.fallback import Fallback
 from policies.hedge import Hedge
 from policies.split import Split
+from policies.steps import Stepwise
 from policies.token_gate import TokenGate
 from router.steps import Policy
 
@@ -28,6 +29,7 @@ TABLE: Mapping[str, type[Policy]] = MappingProxyType(
         "hedge": Hedge,
         "entropy": Entropy,
         "token_gate": TokenGate,
+        "steps": Stepwise,
     }
 )
 """What `use` may say in the config, and which policy that is."""

@@ -42,23 +42,32 @@ except ImportError:
         """In place of the second interface."""
 
 
+def lies_with_processor(device: Any) -> bool:
+    """Whether numpy can handle what is there: for few numbers it is far quicker than torch."""
+    return bool(device.type == "cpu")
+
+
+def tensors(device: Any) -> Arrays:
+    """Torch's arrays on a device."""
+    import torch
+
+    return Arrays(torch, device)
+
+
 class Gate(First, Second):
     """A logits processor of vLLM, for the V1 model runner and for Model Runner V2."""
 
     def __init__(self, vllm_config: Any, where: Any, is_pin_memory: bool = False) -> None:
         """`where` is the device (V1), or the model runner's request states (V2)."""
-        import torch
-
         self._states = where
         if hasattr(where, "max_num_reqs"):
             slots, device = where.max_num_reqs, where.device
         else:
             # Twice the rows: one that has left a row may come back (`vllm_gate.seats`).
-            slots, device = 2 * vllm_config.scheduler_config.max_num_seqs, torch.device(where)
+            slots, device = 2 * vllm_config.scheduler_config.max_num_seqs, where
         config = vllm_config.model_config
-        # What lies with the processor is quicker to handle in numpy, down to single microseconds.
-        self._seen = device.type == "cpu"
-        self._arrays = Arrays() if self._seen else Arrays(torch, device)
+        self._seen = lies_with_processor(device)
+        self._arrays = Arrays() if self._seen else tensors(device)
         self.gates = Gates(
             slots,
             self._arrays,

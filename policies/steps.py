@@ -18,13 +18,13 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from policies.duet.asked import Asked, asked_of
 from policies.duet.pen import Pen
 from policies.duet.sheet import Border, Piece, Sheet
 from router.fleet import Fleet
-from router.phrases import Phrase, draft, note, route
+from router.phrases import Phrase, close, draft, note, route
 from router.steps import (
     Alternative,
     Ended,
@@ -94,6 +94,9 @@ class Stepwise:
     """Tokens after which a step ends without a separator."""
     final: str | None = None
     """Text after which the large model writes all the rest, such as `</think>`."""
+    handoff: Literal["message", "prompt"] = "message"
+    """How a chat is handed over: as a last message to continue, or as the prompt that the model's
+    chat template makes of it. Models that think need `prompt`, which in turn needs vLLM."""
     alone: TargetName | None = None
     """Who answers what cannot be handed over as text; default: the large model."""
 
@@ -118,14 +121,21 @@ class Stepwise:
             yield from note("one_model", asked)
             return (yield from route(self.alone or self.large, request))
         sheet = Sheet(request, asked)
-        known = fleet.models[self.small].abilities.max_logprobs
-        looks = TOP if known is None else min(TOP, known)
-        small, large = Pen(self.small, 0 if self.grade else looks), Pen(self.large)
+        renders = self.handoff == "prompt" and request.surface is Surface.CHAT
+        small, large = (
+            Pen(model, looks, renders, fleet.models[model].context)
+            for model, looks in ((self.small, self._looks(fleet)), (self.large, 0))
+        )
         yield from note("graded" if self.grade else "looked")
         ended = yield from self._write(sheet, small, large)
         yield from small.drop()
         yield from large.drop()
         return ended
+
+    def _looks(self, fleet: Fleet) -> int:
+        """How many alternatives per token to ask the small model for."""
+        known = fleet.models[self.small].abilities.max_logprobs
+        return 0 if self.grade else TOP if known is None else min(TOP, known)
 
     def _write(self, sheet: Sheet, small: Pen, large: Pen) -> Steps:
         """Step after step, until the answer ends or only one model is left to write."""
@@ -208,6 +218,7 @@ class Stepwise:
         if isinstance(mark, Failed):
             large.lost = True
             return True
+        yield from close(mark.attempt)
         digit = re.search(r"\d+", mark.text)
         return digit is not None and int(digit[0]) >= self.grade.accept
 

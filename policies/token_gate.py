@@ -104,7 +104,7 @@ class TokenGate:
                 return turned
             if optimistic and _may_guess(page, turned):
                 assert turned.candidate is not None
-                candidate = (turned.candidate,)
+                candidate = [turned.candidate]
                 turn = self._small_turn(page, large, optimistic, ahead=1)
                 ahead = yield from open_line(page, small, turn, candidate)
             turned = yield from self._hand_over(page, large, ahead)
@@ -114,7 +114,7 @@ class TokenGate:
                 yield from _drop(ahead)
                 assert not isinstance(turned, Fired)
                 return turned
-            if ahead and (large.lost or page.split or page.ids[-1] != candidate[0]):
+            if ahead and (ahead.broken or large.lost or page.split or page.ids[-1:] != candidate):
                 yield from _drop(ahead)
                 ahead = None
 

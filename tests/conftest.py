@@ -21,6 +21,15 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     return {"uvloop": uvloop.new_event_loop}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long the soak is. Here, since options are known before the folders below are looked at."""
+    soak = parser.getgroup("soak", "the soak (tests/soak)")
+    soak.addoption(
+        "--soak-answers", type=int, default=1_000, help="answers asked for (default: %(default)s)"
+    )
+    soak.addoption("--soak-seed", type=int, default=1, help="what is drawn (default: %(default)s)")
+
+
 @pytest.fixture
 async def small() -> AsyncIterator[Backend]:
     """A backend that serves `small`."""

@@ -207,7 +207,7 @@ def test_headers_are_those_of_the_code() -> None:
     tables = "".join(map(str, rows(api)))
     assert not {name for name in used if f"`{name}`" not in tables}
     named = re.findall(r"`((?:x-|server-|retry-)[a-z-]+)`", text("docs/api.md") + text("README.md"))
-    assert not set(named) - used - {"x-tandem-explain"}, "x-tandem-explain is planned"
+    assert not set(named) - used
 
 
 def test_session_fields_are_those_of_the_code() -> None:

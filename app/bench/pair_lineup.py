@@ -50,8 +50,10 @@ class Entry:
 
     def points(self) -> Iterator[tuple[float, Block]]:
         """The settings of the curve, each with its block."""
+        policy = Policy(self.name, self.block or {})
         for value in self.values:
-            yield value, {**(self.block or {}), self.varied: value}
+            at = policy.at(value) if self.varied == "threshold" else {self.varied: value}
+            yield value, {**policy.block, **at}
 
 
 def lineup(blocks: Mapping[str, Block]) -> dict[str, Entry]:

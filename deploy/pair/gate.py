@@ -25,7 +25,7 @@ from policies.gate.rules import OWN, Network, Rules, Step
 from policies.gate.rules import Gate as RuleGate
 from policies.gate.settings import GateSettings, Rule
 
-GATES = Path(__file__).parent / "gates"
+GATES = Path(__file__).parent / "models" / "gate"
 """The learned gates that ship with the pair, where the environment names no other folder."""
 WEIGHTS = "model.safetensors"
 EMBEDDING = "model.embed_tokens.weight"

@@ -58,6 +58,8 @@ class Page:
     """Tokens at the end of `ids` among which a character may have been begun."""
     _unknown: int = 0
     """Tokens at the end of `ids` whose text no backend will tell."""
+    _due: str = ""
+    """Text that was found out and is shown with the next token."""
     _stops: Stops = field(init=False)
 
     def __post_init__(self) -> None:
@@ -67,6 +69,11 @@ class Page:
     def stopped(self) -> str | None:
         """The stop string that the text has come to."""
         return self._stops.found
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer is all there, whatever a backend may still have to say."""
+        return self.stopped is not None or self.room() == 0
 
     def write(self, attempt: Attempt, text: str | None, tokens: Sequence[Token]) -> Phrase[None]:
         """`attempt` has come up with more; `text` is what its backend makes of these tokens, None
@@ -83,41 +90,47 @@ class Page:
             self._unknown, self._open = 0, min(len(tokens) - 1, MOST_BEGUN)
         else:
             self._open += len(tokens)
-        shown = self._stops.feed(text)
+        shown, self._due = self._due + self._stops.feed(text), ""
         if self.parser is None:
             yield Emit(attempt, shown, _worded(tokens, text), self.choice)
         else:
             yield Emit(attempt, "", tuple(replace(token, text="") for token in tokens), self.choice)
 
-    def broken_off(self) -> None:
-        """A call broke, perhaps inside a character."""
-        self.split = self._open > 0 and self.parser is None
-
-    def mend(self, attempt: Attempt) -> Phrase[Failed | None]:
-        """A call is over: write what it could not spell; find out if it ended inside a character.
+    def mend(self, model: str) -> Phrase[Failed | None]:
+        """A call is over: find out what it could not spell, and if it ended inside a character.
 
         What it was silent about, after what it did spell, is a character's beginning or nothing.
         """
         if not self._open or self.parser is not None or self.stopped is not None:
             return None
         try:
-            whole = complete = yield from self._spelled(attempt.model, 0)
-            begun = 0
-            while complete.endswith(UNFINISHED) and begun < min(self._open, MOST_BEGUN):
-                begun += 1
-                complete = yield from self._spelled(attempt.model, begun)
-            if complete.endswith(UNFINISHED):  # not a character's beginning: bytes that make none
-                begun, complete = 0, whole
+            begun, complete = yield from self._begun(model)
             if self._unknown > begun:
-                known = yield from self._known(attempt.model)
-                if shown := self._stops.feed(complete[len(known) :]):
-                    yield Emit(attempt, shown, (), self.choice)
+                known = yield from self._known(model)
+                self._due += self._stops.feed(complete[len(known) :])
         except SpellingError as error:
-            self.broken_off()
+            self.split = True
             return error.failed
         self._unknown = self._open = begun
         self.split = begun > 0
         return None
+
+    def mend_all_but_last(self, model: str) -> Phrase[None]:
+        """As `mend`, at the end of the answer, whose last token is never shown."""
+        last = self.ids.pop()
+        self._unknown, self._open = max(self._unknown - 1, 0), max(self._open - 1, 0)
+        yield from self.mend(model)
+        self.ids.append(last)
+
+    def _begun(self, model: str) -> Phrase[tuple[int, str]]:
+        """How many of the last tokens begin a character, and the text before them."""
+        whole = complete = yield from self._spelled(model, 0)
+        begun = 0
+        while complete.endswith(UNFINISHED) and begun < min(self._open, MOST_BEGUN):
+            begun += 1
+            complete = yield from self._spelled(model, begun)
+        # Otherwise it is no character's beginning: bytes that make none.
+        return (0, whole) if complete.endswith(UNFINISHED) else (begun, complete)
 
     def _known(self, model: str) -> Phrase[str]:
         """The text before the tokens whose text is unknown, and before a character they end."""
@@ -142,9 +155,9 @@ class Page:
     def end(self, attempt: Attempt, finished: Finished) -> Phrase[Finished]:
         """The choice is complete: write what was held back in vain, and why it ends."""
         self.begun = True
-        if self.parser is not None:
+        if self.parser is not None and self.ids:
             return (yield from self._parse(self.parser, attempt, finished))
-        yield Emit(attempt, self._stops.rest(), (), self.choice, finished)
+        yield Emit(attempt, self._due + self._stops.rest(), (), self.choice, finished)
         return finished
 
     def _parse(self, model: str, attempt: Attempt, finished: Finished) -> Phrase[Finished]:
@@ -152,7 +165,9 @@ class Page:
         ids = tuple(self.ids)
         parsed = yield from parse(model, self.request, self.prompt, ids, finished.reason or "stop")
         if isinstance(parsed, Failed):
-            text = yield from spell(attempt.model, self.request, ids)
+            # What ended the answer is its last token, which is never shown.
+            kept = ids[:-1] if finished.reason == "stop" else ids
+            text = (yield from spell(attempt.model, self.request, kept)) if kept else ""
             shown = "" if isinstance(text, Failed) else text
             yield Emit(attempt, shown, (), self.choice, finished)
             return finished

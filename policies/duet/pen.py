@@ -1,9 +1,13 @@
 """A pen: one of two models that write one text in turns, and the call by which it writes.
 
-The hand-off is text. A chat is continued by its last message (`continue_final_message`, which vLLM
-and SGLang have), a completion by a longer prompt. Every call streams, and a writer is stopped by
-closing its call, so that nothing depends on how a server names what it stopped at. If a backend
-breaks, another one of the model goes on from the text that was reached.
+The hand-off is text. A completion is continued by a longer prompt. A chat is continued by its last
+message (`continue_final_message`, which vLLM and SGLang have) or, if the pen `renders`, as a
+completion of the prompt that the model's own chat template makes (vLLM's `/tokenize`): templates of
+models that think take the thoughts out of a message, or put empty ones in front of it.
+
+Every call streams, and a writer is stopped by closing its call, so that nothing depends on how a
+server names what it stopped at. If a backend breaks, another one of the model goes on from the text
+that was reached.
 
 The text is handed over whole, with the separator at its end: a tokenizer has one token for a full
 stop and an empty line, and after a bare full stop a model would not begin a new paragraph. Some
@@ -20,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from policies.duet.sheet import Border, Piece, Sheet, pieces
-from router.phrases import DRAFT_SHARE, Phrase, close, next_event
+from router.phrases import DRAFT_SHARE, Phrase, close, next_event, render, spell
 from router.steps import (
     Attempt,
     Blame,
@@ -43,20 +47,26 @@ ANEW = frozenset({
 """Fields that each call gets anew; all others go to both models as they came."""
 COUNTED = {"include_usage": True, "continuous_usage_stats": True}
 """Usage with every event, where the backend can do that: most calls are closed before their end."""
+CALL = 1024
+"""Tokens of a rendered call without another limit: a completion needs one, a chat does not."""
 
 
 @dataclass(slots=True)
 class Pen:
-    """One model. `looks` is how many alternatives per token are looked at.
+    """One model. `looks` is how many alternatives per token are looked at; `context` is in tokens.
 
-    `sees` once some came; `steps` counts those that it was given; `lost` if it cannot go on.
+    `sees` once alternatives came; `steps` counts what it was given; `lost` if it cannot go on.
     """
 
     model: str
     looks: int = 0
+    renders: bool = False
+    context: int | None = None
     sees: bool = False
     steps: int = 0
     lost: bool = False
+    _opening: str | None = None
+    _opens: int = 0
     _attempt: Attempt | None = None
     _over: Finished | None = None
     _pieces: deque[Piece] = field(default_factory=deque)
@@ -69,8 +79,8 @@ class Pen:
 
     def hear(self, sheet: Sheet, most: int | None = None) -> Phrase[Piece | Finished | Failed]:
         """The next piece of its call, which is opened for `most` tokens if there is none."""
-        if self._attempt is None:
-            yield from self._open(sheet, most)
+        if self._attempt is None and (failed := (yield from self._open(sheet, most))):
+            return failed
         while not self._pieces:
             if self._over is not None:
                 return self._over
@@ -138,35 +148,68 @@ class Pen:
                 sheet.final = border.last
                 return None
 
-    def _open(self, sheet: Sheet, most: int | None) -> Phrase[None]:
+    def _open(self, sheet: Sheet, most: int | None) -> Phrase[Failed | None]:
+        if failed := (yield from self._render(sheet.request)):
+            return failed
         text = sheet.text
         space = text[len(text.rstrip()) :]
-        self._repeats = "" if space == "\n" else space
-        limits = [limit for limit in (sheet.room(), most) if limit is not None]
-        self._limit = min(limits, default=None)
+        self._repeats = "" if space == "\n" or self.renders else space
         self._began, self._heard = sheet.wrote.total(), 0
-        body = {**_continued(sheet.request, text), **self._asking(sheet)}
-        request = sheet.request.asking(body, sheet.request.surface, stream=True)
+        body = {"stream": True, "stream_options": COUNTED, **self._asking(sheet, most)}
+        if self._opening is not None:
+            surface = Surface.COMPLETIONS
+            prompt = {"prompt": self._opening + text, "add_special_tokens": False}
+            body = {**sheet.asked.others, **prompt, **body}
+        else:
+            surface = sheet.request.surface
+            body = {**_continued(sheet.request, text), **body}
         self._attempt = yield Open(
-            self.model, request, avoid=self._avoid, share=DRAFT_SHARE, prefer=self._backend
+            self.model,
+            sheet.request.asking(body, surface, stream=True),
+            avoid=self._avoid,
+            share=DRAFT_SHARE,
+            prefer=self._backend,
         )
         self._backend = self._attempt.backend
+        return None
 
-    def _asking(self, sheet: Sheet) -> Mapping[str, Any]:
-        asked, chat = sheet.asked, sheet.request.surface is Surface.CHAT
+    def _render(self, request: Request) -> Phrase[Failed | None]:
+        """Find out, once, what the prompt reads like behind the model's chat template."""
+        if not self.renders or self._opening is not None:
+            return None
+        ids = yield from render(self.model, request)
+        if isinstance(ids, Failed):
+            return ids
+        opening = yield from spell(self.model, request, ids)
+        if isinstance(opening, Failed):
+            return opening
+        self._opening, self._opens = opening, len(ids)
+        return None
+
+    def _asking(self, sheet: Sheet, most: int | None) -> Mapping[str, Any]:
+        asked, rendered = sheet.asked, self._opening is not None
+        chat = sheet.request.surface is Surface.CHAT and not rendered
         alternatives = max(self.looks, asked.logprobs or 0)
         newer = chat and sheet.request.body.get("max_completion_tokens") is not None
         optional = {
-            "max_completion_tokens" if newer else "max_tokens": self._limit,
+            "max_completion_tokens" if newer else "max_tokens": self._length(sheet, most),
             "top_logprobs": alternatives if chat else None,
             "seed": asked.seed_at(sheet.wrote.total(), 0),
         }
-        return {
-            "stream": True,
-            "stream_options": COUNTED,
-            "logprobs": True if chat else alternatives,
-            **{name: value for name, value in optional.items() if value is not None},
-        }
+        given = {name: value for name, value in optional.items() if value is not None}
+        return {"logprobs": True if chat else alternatives, **given}
+
+    def _length(self, sheet: Sheet, most: int | None) -> int | None:
+        """The most tokens of a call. The context's end, if that is nearer, ends the answer."""
+        if self._opening is not None and most is None:
+            most = CALL
+        limits = [limit for limit in (sheet.room(), most) if limit is not None]
+        self._limit = length = min(limits, default=None)
+        if self._opening is not None and self.context is not None and length is not None:
+            left = max(self.context - self._opens - sheet.wrote.total(), 1)
+            if left <= length:
+                self._limit, length = None, left
+        return length
 
     def _take(self, delta: Delta) -> None:
         self.sees = self.sees or any(token.top for token in delta.tokens)

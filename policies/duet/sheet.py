@@ -18,33 +18,34 @@ from router.steps import Attempt, Delta, Emit, Finished, Request, Token
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some text with its tokens."""
+    """Some text, its tokens as far as they are told, and how many there must be."""
 
     text: str
-    tokens: tuple[Token, ...] = ()
-
-    @property
-    def count(self) -> int:
-        """Its tokens; one if the backend does not tell."""
-        return len(self.tokens) or bool(self.text)
+    tokens: tuple[Token, ...]
+    count: int
 
     def cut(self, at: int) -> tuple[Piece, tuple[Piece, ...]]:
         """The first `at` characters, with the tokens, and the rest, where there is any."""
         if at >= len(self.text):
             return self, ()
-        return self.worded(self.text[:at]), (Piece(self.text[at:]),)
+        return self.worded(self.text[:at]), (Piece(self.text[at:], (), 0),)
 
     def worded(self, text: str) -> Piece:
         """The same tokens, with a part of their text."""
         tokens = self.tokens if len(self.tokens) != 1 else (replace(self.tokens[0], text=text),)
-        return Piece(text, tokens)
+        return Piece(text, tokens, self.count)
 
 
-def pieces(delta: Delta) -> tuple[Piece, ...]:
-    """One for each token, unless the tokens' texts do not make up the text (half characters)."""
-    if len(delta.tokens) > 1 and "".join(token.text for token in delta.tokens) == delta.text:
-        return tuple(Piece(token.text, (token,)) for token in delta.tokens)
-    return (Piece(delta.text, delta.tokens),)
+def pieces(delta: Delta) -> Iterator[Piece]:
+    """One for each token, unless the tokens' texts do not make up the text (half characters).
+
+    A backend that tells no tokens is taken to send them one by one.
+    """
+    if "".join([token.text for token in delta.tokens]) == delta.text:
+        for token in delta.tokens:
+            yield Piece(token.text, (token,), 1)
+    else:
+        yield Piece(delta.text, delta.tokens, len(delta.tokens) or 1)
 
 
 class Border:

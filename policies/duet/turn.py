@@ -91,7 +91,16 @@ class Line:
 
     attempt: Attempt
     early: deque[Event] = field(default_factory=deque)
-    over: bool = False
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more comes."""
+        return bool(self.early) and isinstance(self.early[-1], Finished | Failed)
+
+    @property
+    def broken(self) -> bool:
+        """Whether it failed while nobody listened: from such a call nothing can be written."""
+        return bool(self.early) and isinstance(self.early[-1], Failed)
 
 
 def write_on(
@@ -103,6 +112,8 @@ def write_on(
     start = len(page.ids)
     page.turns[writer.model] += 1
     while True:
+        if page.complete:
+            return (yield from _complete(page, writer))
         if line is None:
             call = _next_call(page, turn, len(page.ids) - start)
             line = yield from open_line(page, writer, call)
@@ -113,10 +124,11 @@ def write_on(
         if isinstance(turned, Failed) and turned.fault.elsewhere:
             writer.avoid |= {turned.attempt.backend}
             writer.backend, writer.held = "", 0
-            if page.room() == 0:
-                return (yield from _complete(page, writer))
+            yield from page.mend(writer.model)
         used_up = turn.until is not None and len(page.ids) >= turn.until
         match turned:
+            case Failed() if turned.fault.elsewhere and page.complete:
+                pass
             case Failed() if turned.fault.elsewhere and used_up:
                 return Paused()
             case Failed() if turned.spare:
@@ -128,12 +140,16 @@ def write_on(
 
 
 def _complete(page: Page, writer: Writer) -> Phrase[Turned]:
-    """A call broke when all tokens were there: no other one has anything to add, it is not sent."""
+    """A call broke when the answer was all there: it ends in the name of one that is never sent."""
     line = yield from open_line(page, writer, Turn())
-    finished = Finished(line.attempt, "length")
     if not line.attempt.backend:
-        return finished
-    return (yield from Call(page, Turn(), line.attempt, None, None).finished(finished))
+        event = yield from next_event(line.attempt)
+        assert isinstance(event, Failed)
+        return event
+    reason = "length" if page.stopped is None else "stop"
+    yield from page.end(line.attempt, finished := Finished(line.attempt, reason, page.stopped))
+    yield from close(line.attempt)
+    return finished
 
 
 def _next_call(page: Page, turn: Turn, written: int) -> Turn:
@@ -147,7 +163,7 @@ def _next_call(page: Page, turn: Turn, written: int) -> Turn:
     return replace(turn, rule=replace(turn.rule, since=since, seed=seed))
 
 
-def open_line(page: Page, writer: Writer, turn: Turn, ahead: tuple[int, ...] = ()) -> Phrase[Line]:
+def open_line(page: Page, writer: Writer, turn: Turn, ahead: Sequence[int] = ()) -> Phrase[Line]:
     """Prepare a call for this turn, as if the tokens `ahead` stood at the end already."""
     ids = (*page.prompt, *page.ids, *ahead)
     request = page.request.asking(_body(page, writer, turn, ids), Surface.COMPLETIONS, stream=True)
@@ -173,6 +189,10 @@ class Call:
     reserved: int | None
     watch: Watch | None
     fired: Fired = field(default_factory=Fired)
+    start: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start = len(self.page.ids)
 
     def delta(self, delta: Delta) -> Phrase[Turned | None]:
         """More tokens; what has come of the turn if they end it."""
@@ -206,7 +226,7 @@ class Call:
         return (yield from self._end(finished))
 
     def _hand_over(self, turned: Fired | Paused) -> Phrase[Turned]:
-        failed = yield from self.page.mend(self.attempt)
+        failed = yield from self.page.mend(self.attempt.model)
         if self.page.stopped is not None:
             return (yield from self._stop())
         yield from close(self.attempt)
@@ -218,10 +238,12 @@ class Call:
 
     def _end(self, finished: Finished) -> Phrase[Finished]:
         finished = replace(finished, reason=finished.reason or "stop")
-        if self.page.split and finished.reason == "length":  # its last token may end the character
-            yield from self.page.mend(self.attempt)
-            if self.page.stopped is not None:
-                finished = replace(finished, reason="stop", stop_reason=self.page.stopped)
+        if self.page.split:
+            ends = finished.reason == "stop" and len(self.page.ids) > self.start
+            page, model = self.page, self.attempt.model
+            yield from page.mend_all_but_last(model) if ends else page.mend(model)
+            if page.stopped is not None:
+                finished = replace(finished, reason="stop", stop_reason=page.stopped)
         yield from self.page.end(self.attempt, finished)
         yield from close(self.attempt)
         return finished
@@ -244,7 +266,6 @@ def _run(page: Page, writer: Writer, turn: Turn, line: Line, beside: Line | None
             case Finished() as finished:
                 return (yield from call.finished(finished))
             case Failed() as failed:
-                page.broken_off()
                 return failed
             case Delta() | TimedOut():
                 pass
@@ -261,7 +282,6 @@ def hear(line: Line, beside: Line | None) -> Phrase[Event]:
             return event
         assert beside is not None
         beside.early.append(event)
-        beside.over = isinstance(event, Finished | Failed)
 
 
 def _kept(watch: Watch, tokens: Sequence[Token]) -> int:

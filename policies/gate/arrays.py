@@ -52,6 +52,19 @@ class Arrays:
             return values.astype(np.float32, copy=False)
         return values.to(self.xp.float32)
 
+    def below_best(self, values: Array, least: float) -> Array:
+        """How far each is below the largest of its row, 0 to `least`."""
+        if self.xp is np:
+            below = values - values.max(-1, keepdims=True)
+            return np.maximum(below, least, out=below)
+        return (values - values.amax(-1, keepdim=True)).clamp(min=least)
+
+    def dot(self, ones: Array, others: Array) -> Array:
+        """The sum of the products of each row."""
+        if self.xp is np:
+            return np.vecdot(ones, others)
+        return (ones * others).sum(-1)
+
     def top(self, values: Array, count: int) -> tuple[Array, Array]:
         """The `count` largest of each row, largest first, and where they stand in it."""
         if self.xp is not np:

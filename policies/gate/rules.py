@@ -12,7 +12,7 @@ only entropies and scores are computed where the logits are, and nothing here wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -33,6 +33,8 @@ _NEVER = -2
 _LEAST = -200.0
 """So far below the best a logit's probability is 0 in float32, whose exp ends at -104."""
 _BITS_PER_NAT = 1 / float(np.log(2))
+_BACK = np.arange(MAX_WINDOW)
+"""How many positions back, for every place in the longest window."""
 _NUMBER = {rule: number for number, rule in enumerate(Rule, start=1)}
 _FREE = 0
 _TABLE = np.dtype(
@@ -116,21 +118,41 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The rows of a step, or some of them: `at` is where they stand in it."""
+    """Rows of a step with one kind of rule, and what of them stays the same from step to step.
+
+    `at` is where they stand in the step, `whole` whether that is all of it. From the positions
+    `settled` on, each may fire and has a full window. `before` counts the entropies of its history,
+    `back` counts up to the longest window, and `windows` are their lengths, `alike` if all
+    are the same. An array that is None
+    says that no row asks for it.
+    """
 
     at: Whole
+    whole: bool
     slots: Whole
-    positions: Whole
     table: Table
+    settled: Whole
+    threshold: Array
+    token: Array
+    below: Array | None
+    keep: Array | None
+    places: Array
+    before: Whole
+    back: Whole
+    windows: Array | None
+    alike: bool
 
-    def where(self, chosen: npt.NDArray[np.bool_]) -> _Rows:
-        if chosen.all():
-            return self
-        at, slots = self.at[chosen], self.slots[chosen]
-        return _Rows(at, slots, self.positions[chosen], self.table[chosen])
+    def of(self, values: Array, arrays: Arrays) -> Array:
+        """The rows of `values` that are meant, copied only if not all are."""
+        return values if self.whole else values[arrays.up(self.at)]
 
-    def __len__(self) -> int:
-        return len(self.at)
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """All rows of a step, and those that a value decides: with their network, or an entropy."""
+
+    rows: _Rows
+    valued: Sequence[tuple[_Rows, Network | None]]
 
 
 class Rules:
@@ -145,11 +167,14 @@ class Rules:
         self._entropies = self._arrays.up(np.zeros((slots, MAX_WINDOW), dtype=np.float32))
         # Where a request that keeps its firing token last fired, at even and at odd positions.
         self._fired = self._arrays.up(np.full((slots, 2), _NEVER, dtype=np.int64))
+        # The last batch, by its slots: mostly the next one is the same.
+        self._batches: dict[bytes, _Batch] = {}
 
     def begin(self, slot: int, gate: Gate) -> None:
         """A request with this gate comes to the slot, whatever was there before."""
         asked = gate.settings
         history = asked.history[-MAX_WINDOW:]
+        self._batches.clear()
         self._gates[slot] = gate
         self._table[slot] = (
             _NUMBER[asked.rule],
@@ -174,6 +199,7 @@ class Rules:
 
     def end(self, slot: int) -> None:
         """The slot is free; does nothing when it was."""
+        self._batches.clear()
         self._gates[slot] = None
         self._table[slot]["rule"] = _FREE
 
@@ -184,63 +210,98 @@ class Rules:
         """
         slots = np.asarray(step.slots, dtype=np.int64)
         positions = np.asarray(step.positions, dtype=np.int64)
-        rows = _Rows(np.arange(len(slots)), slots, positions, self._table[slots])
-        valued = list(self._valued(rows, step))
-        if len(valued) == 1 and len(valued[0][0]) == len(rows):
-            return self._compared(*valued[0])
-        decided = self._arrays.up(self._known(rows, step))
-        for some, values in valued:
-            decided[self._arrays.up(some.at)] = self._compared(some, values)
+        batch = self._batch(slots)
+        if len(batch.valued) == 1 and batch.valued[0][0].whole:
+            return self._tokens(*batch.valued[0], positions, step)
+        decided = self._arrays.up(self._known(batch.rows, positions, step))
+        for rows, network in batch.valued:
+            tokens = self._tokens(rows, network, positions[rows.at], step)
+            decided[self._arrays.up(rows.at)] = tokens
         return decided
 
-    def _known(self, rows: _Rows, step: Step) -> Whole:
+    def _batch(self, slots: Whole) -> _Batch:
+        """The rows of these slots by their rules."""
+        key = slots.tobytes()
+        batch = self._batches.get(key)
+        if batch is None:
+            rules, networks = self._table[slots]["rule"], self._table[slots]["network"]
+            valued: list[tuple[_Rows, Network | None]] = []
+            if (entropies := rules == _NUMBER[Rule.ENTROPY]).any():
+                valued.append((self._rows(slots, entropies), None))
+            for place in sorted({*networks[rules == _NUMBER[Rule.NEURAL]].tolist()}):
+                chosen = (rules == _NUMBER[Rule.NEURAL]) & (networks == place)
+                valued.append((self._rows(slots, chosen), self._networks[place]))
+            batch = _Batch(self._rows(slots, np.ones(len(slots), dtype=np.bool_)), valued)
+            self._batches.clear()
+            self._batches[key] = batch
+        return batch
+
+    def _rows(self, slots: Whole, chosen: npt.NDArray[np.bool_]) -> _Rows:
+        up, spread = self._arrays.up, self._arrays.spread
+        at = np.flatnonzero(chosen)
+        table = self._table[slots[at]]
+        below, keep, window = table["below"], table["keep"], table["window"]
+        return _Rows(
+            at,
+            whole=len(at) == len(slots),
+            slots=slots[at],
+            table=table,
+            settled=np.maximum(table["dwell"] - table["since"], window - 1 - table["before"]),
+            threshold=spread(table["threshold"]),
+            token=spread(table["token"]),
+            below=up(below) if below.any() else None,
+            keep=up(keep) if keep.any() else None,
+            places=up(slots[at]),
+            before=table["before"],
+            back=_BACK[: int(window.max())],
+            windows=None if (window == 1).all() else spread(window.astype(np.float32)),
+            alike=bool((window == window[:1]).all()),
+        )
+
+    def _known(self, rows: _Rows, positions: Whole, step: Step) -> Whole:
         """What needs no logits: chance, forced tokens, and rows without a gate."""
-        tokens = np.full(len(rows), OWN, dtype=np.int64)
+        tokens = np.full(len(positions), OWN, dtype=np.int64)
         rules = rows.table["rule"]
-        if (some := rows.where(rules == _NUMBER[Rule.RANDOM])).at.size:
-            fires = _by_chance(some.table, some.positions)
-            before = _by_chance(some.table, some.positions - 1) & (some.positions > 0)
-            stops = np.where(some.table["keep"], before, fires)
-            tokens[some.at] = np.where(stops, some.table["token"], OWN)
+        if (at := np.flatnonzero(rules == _NUMBER[Rule.RANDOM])).size:
+            table, here = rows.table[at], positions[at]
+            before = _by_chance(table, here - 1) & (here > 0)
+            stops = np.where(table["keep"], before, _by_chance(table, here))
+            tokens[at] = np.where(stops, table["token"], OWN)
         tracing = rules == _NUMBER[Rule.TRACE]
-        some = rows.where(tracing | (rules == _NUMBER[Rule.PROBE]))
-        for at, slot, position in zip(some.at, some.slots, some.positions, strict=True):
-            gate = self._gates[slot]
+        for row in np.flatnonzero(tracing | (rules == _NUMBER[Rule.PROBE])):
+            gate = self._gates[rows.slots[row]]
             assert gate is not None
-            tokens[at] = gate.forced(int(position))
+            tokens[row] = gate.forced(int(positions[row]))
         if tracing.any():
-            self._record(rows.where(tracing), step)
+            self._record(np.flatnonzero(tracing), rows.slots, positions, step)
         return tokens
 
-    def _valued(self, rows: _Rows, step: Step) -> Iterator[tuple[_Rows, Array]]:
-        """Groups of rows with a value each to compare with their thresholds, on the device."""
-        rules = rows.table["rule"]
-        present = set(rules.tolist())
-        if _NUMBER[Rule.ENTROPY] in present:
-            some = rows.where(rules == _NUMBER[Rule.ENTROPY])
-            yield some, self._mean(some, entropy(self._arrays, self._of(step.logits, some, rows)))
-        if _NUMBER[Rule.NEURAL] in present:
-            neural = rows.where(rules == _NUMBER[Rule.NEURAL])
-            for place in set(neural.table["network"].tolist()):
-                some = neural.where(neural.table["network"] == place)
-                logits = self._of(step.logits, some, rows)
-                hidden = None if step.hidden is None else self._of(step.hidden, some, rows)
-                yield some, self._score(self._networks[place], logits, hidden)
+    def _tokens(self, rows: _Rows, network: Network | None, positions: Whole, step: Step) -> Array:
+        """The tokens of rows that a value decides: the reserved one where it fires."""
+        logits = rows.of(step.logits, self._arrays)
+        settled = bool((positions >= rows.settled).all())
+        if network is None:
+            values = entropy(self._arrays, logits)
+            if rows.windows is not None:
+                values = self._mean(rows, positions, values, settled=settled)
+        else:
+            hidden = None if step.hidden is None else rows.of(step.hidden, self._arrays)
+            values = self._score(network, logits, hidden)
+        return self._compared(rows, positions, values, settled=settled)
 
-    def _mean(self, rows: _Rows, bits: Array) -> Array:
+    def _mean(self, rows: _Rows, positions: Whole, bits: Array, *, settled: bool) -> Array:
         """The mean entropy of each row's window, which ends with `bits`, [rows]."""
-        window = rows.table["window"]
-        if (window == 1).all():
-            return bits
-        counted = rows.table["before"] + rows.positions
-        columns = counted % MAX_WINDOW
-        used = np.minimum(window, counted + 1)
-        age = (columns[:, None] - np.arange(MAX_WINDOW)) % MAX_WINDOW
-        share = (age < used[:, None]).astype(np.float32)
-        places = self._arrays.up(np.stack([rows.slots, columns]))
-        self._entropies[places[0], places[1]] = bits
-        total = (self._entropies[places[0]] * self._arrays.up(share)).sum(-1)
-        return total / self._arrays.spread(used.astype(np.float32))
+        counted = rows.before + positions
+        # Newest first: the columns of the ring that the longest window reaches.
+        columns = self._arrays.up((counted[:, None] - rows.back) % MAX_WINDOW)
+        self._entropies[rows.places, columns[:, 0]] = bits
+        seen, used = self._entropies[rows.places[:, None], columns], rows.windows
+        if not (settled and rows.alike):
+            full = np.minimum(rows.table["window"], counted + 1)
+            inside = self._arrays.up(rows.back < full[:, None])
+            seen = self._arrays.xp.where(inside, seen, 0.0)
+            used = self._arrays.spread(full.astype(np.float32))
+        return seen.sum(-1) / used
 
     def _score(self, network: Network, logits: Array, hidden: Array | None) -> Array:
         if network.hidden and hidden is None:
@@ -252,47 +313,42 @@ class Rules:
         inputs = Inputs(None if seen is None else floats(seen), floats(rows), floats(largest))
         return score(self._arrays.xp, network.weights, inputs)
 
-    def _compared(self, rows: _Rows, values: Array) -> Array:
-        """The tokens of rows whose `values` [rows] are there: the reserved one where it fires."""
-        table, below = rows.table, rows.table["below"]
-        thresholds = table["threshold"]
-        ready = table["since"] + rows.positions >= table["dwell"]
-        if not ready.all():
+    def _compared(self, rows: _Rows, positions: Whole, values: Array, *, settled: bool) -> Array:
+        """The tokens of rows whose `values` [rows] are there."""
+        threshold, table = rows.threshold, rows.table
+        if not settled:
+            ready = table["since"] + positions >= table["dwell"]
             # One that no value passes, on its own side, where it must not fire yet.
-            barred = np.where(below, np.float32(-np.inf), np.float32(np.inf))
-            thresholds = np.where(ready, thresholds, barred)
-        stops = values >= self._arrays.spread(thresholds)
-        if below.any():
-            stops = stops != self._arrays.up(below)
-        if table["keep"].any():
-            stops = self._kept(rows, stops)
-        return self._arrays.xp.where(stops, self._arrays.spread(table["token"]), OWN)
+            barred = np.where(table["below"], np.float32(-np.inf), np.float32(np.inf))
+            threshold = self._arrays.spread(np.where(ready, table["threshold"], barred))
+        stops = values >= threshold
+        if rows.below is not None:
+            stops = stops != rows.below
+        if rows.keep is not None:
+            stops = self._kept(rows, rows.keep, positions, stops)
+        return self._arrays.xp.where(stops, rows.token, OWN)
 
-    def _kept(self, rows: _Rows, fires: Array) -> Array:
+    def _kept(self, rows: _Rows, keep: Array, positions: Whole, fires: Array) -> Array:
         """Where to stop, when some rows keep the token at which they fire."""
-        keep = self._arrays.up(rows.table["keep"])
-        slot, position = self._arrays.up(np.stack([rows.slots, rows.positions]))
-        before = self._fired[slot, (position - 1) % 2] == position - 1
-        self._fired[slot, position % 2] = self._arrays.xp.where(fires, position, _NEVER)
+        position = self._arrays.up(positions)
+        before = self._fired[rows.places, (position - 1) % 2] == position - 1
+        self._fired[rows.places, position % 2] = self._arrays.xp.where(fires, position, _NEVER)
         return self._arrays.xp.where(keep, before, fires)
 
-    def _record(self, rows: _Rows, step: Step) -> None:
-        down, logits = self._arrays.down, self._arrays.floats(step.logits)[self._arrays.up(rows.at)]
-        top = min(TOP, logits.shape[-1])
-        found, ids = (down(each) for each in self._arrays.top(logits, top))
+    def _record(self, at: Whole, slots: Whole, positions: Whole, step: Step) -> None:
+        """Write down what is seen at these rows of the step. Waits for the device."""
+        down, places = self._arrays.down, self._arrays.up(at)
+        logits = self._arrays.floats(step.logits)[places]
+        found, ids = (down(each) for each in self._arrays.top(logits, min(TOP, logits.shape[-1])))
         predicted, bits = down(logits.argmax(-1)), down(entropy(self._arrays, logits))
-        nothing = np.zeros((len(rows), 0), dtype=np.float32)
-        shown = step.hidden
-        hidden = nothing if shown is None else down(self._arrays.floats(shown))[rows.at]
-        for at, (slot, position) in enumerate(zip(rows.slots, rows.positions, strict=True)):
+        hidden = np.zeros((len(at), 0), dtype=np.float32)
+        if step.hidden is not None:
+            hidden = down(self._arrays.floats(step.hidden)[places])
+        for row, (slot, position) in enumerate(zip(slots[at], positions[at], strict=True)):
             gate = self._gates[slot]
             if gate is not None and gate.trace is not None:
-                seen = Seen(hidden[at], found[at], ids[at], int(predicted[at]), float(bits[at]))
-                gate.trace.add(int(position), seen)
-
-    def _of(self, values: Array, some: _Rows, rows: _Rows) -> Array:
-        """The rows of `values` that are meant, copied only if not all are."""
-        return values if len(some) == len(rows) else values[self._arrays.up(some.at)]
+                values = hidden[row], found[row], ids[row], int(predicted[row]), float(bits[row])
+                gate.trace.add(int(position), Seen(*values))
 
     def _place(self, network: Network | None) -> int:
         """The network's number; one that no request uses gives its number up."""
@@ -315,13 +371,11 @@ def entropy(arrays: Arrays, logits: Array) -> Array:
 
     Logits of -inf are impossible tokens and add nothing.
     """
-    xp = arrays.xp
-    values = arrays.floats(logits)
-    # Shifted, so that nothing overflows; clipped, so that 0 * -inf never comes up.
-    shifted = xp.clip(values - xp.amax(values, -1)[:, None], _LEAST, None)
-    weights = xp.exp(shifted)
+    # Shifted, so that nothing overflows; cut off, so that 0 * -inf never comes up.
+    shifted = arrays.below_best(arrays.floats(logits), _LEAST)
+    weights = arrays.xp.exp(shifted)
     total = weights.sum(-1)
-    return (xp.log(total) - (weights * shifted).sum(-1) / total) * _BITS_PER_NAT
+    return (arrays.xp.log(total) - arrays.dot(weights, shifted) / total) * _BITS_PER_NAT
 
 
 def _by_chance(table: Table, positions: Whole) -> npt.NDArray[np.bool_]:

@@ -46,6 +46,7 @@ BITS = Scale(0.001, 8.0, math.log, math.exp)
 """Entropies: from next to nothing to the evenest distribution over 256 tokens."""
 SCORES = Scale(0.001, 0.999, lambda p: math.log(p / (1 - p)), lambda x: 1 / (1 + math.exp(-x)))
 """Scores of a learned gate, as probabilities."""
+HALF = 0.5
 FINEST = 0.004
 """Of the scale: thresholds closer than this differ by less than the prompts' own chance; on the
 scale of bits it is a ratio of 1.04."""
@@ -80,7 +81,9 @@ class Halving:
 
 
 def _short(threshold: float) -> float:
-    """Three significant digits: a configuration is read by people."""
+    """Three significant digits, of what is missing to 1 where that is less: people read it."""
+    if HALF < threshold < 1:
+        return round(1 - float(f"{1 - threshold:.3g}"), 9)
     return float(f"{threshold:.3g}")
 
 

@@ -17,8 +17,8 @@ def force_seen(logits: Array, at: Array, tokens: Array) -> None:
 
     `at` [n] are the rows in question, each once; `tokens` [n] what they must write, -1 for nothing.
     """
-    meant = tokens >= 0
-    if meant.any():
+    if tokens.max() >= 0:
+        meant = tokens >= 0
         at, tokens = at[meant], tokens[meant]
         logits[at] = -math.inf
         logits[at, tokens] = 0.0

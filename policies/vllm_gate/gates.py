@@ -23,9 +23,6 @@ from policies.gate.resources import Resources
 from policies.gate.rules import Gate, Network, Rules, Step
 from policies.gate.settings import PREFIX, GateSettings, Rule
 
-_NEW = -1
-"""No position of this request was seen yet."""
-
 log = logging.getLogger("vllm.tandem_gate")  # below vLLM's own, which prints what it is told
 
 
@@ -83,9 +80,10 @@ class Gates:
         self._gates: dict[int, Gate] = {}
         self._read_hidden: set[int] = set()
         self._networks: dict[str, tuple[Artifact, Network]] = {}
-        self._first: Whole = np.zeros(slots, dtype=np.int64)
-        # What the rules' positions of a slot are short of the request's.
-        self._lost: Whole = np.zeros(slots, dtype=np.int64)
+        # Slots whose first position was not seen yet, and what the rules' positions are short of
+        # the requests' where it was not 0.
+        self._new: set[int] = set()
+        self._lost: dict[int, int] = {}
 
     def begin(self, slot: int, params: Params) -> None:
         """A request that has a gate comes to a slot, whatever was there before."""
@@ -96,13 +94,15 @@ class Gates:
         except (ValueError, OSError) as error:
             gate = self._stopping(error)
         self._put(slot, gate)
-        self._first[slot] = _NEW
-        self._lost[slot] = 0
+        self._new.add(slot)
+        self._lost.pop(slot, None)
 
     def end(self, slot: int) -> None:
         """The slot has no gate any more; does nothing when it had none."""
         if self._gates.pop(slot, None) is not None:
             self._rules.end(slot)
+            self._new.discard(slot)
+            self._lost.pop(slot, None)
             self._look(slot, None)
 
     def __contains__(self, slot: int) -> bool:
@@ -117,20 +117,23 @@ class Gates:
         `positions` are how many tokens each request has had; `logits` [rows, vocabulary] and
         `hidden` [rows, hidden] are of these slots, in their order.
         """
-        new = self._first[slots] == _NEW
-        if new.any():
-            for slot, position in zip(slots[new], positions[new], strict=True):
-                self._meet(int(slot), int(position))
+        if self._new:
+            for slot, position in zip(slots.tolist(), positions.tolist(), strict=True):
+                if slot in self._new:
+                    self._meet(slot, position)
+        if self._lost:
+            lost = [self._lost.get(slot, 0) for slot in slots.tolist()]
+            positions = positions - np.asarray(lost, dtype=np.int64)
         if hidden is None and self.shown.wanted:
             self._do_without_hidden(slots)
-        return self._rules.decide(Step(slots, positions - self._lost[slots], logits, hidden))
+        return self._rules.decide(Step(slots, positions, logits, hidden))
 
     def _meet(self, slot: int, position: int) -> None:
         """A request's first position: past 0 when it was preempted and has lost its slot.
 
         What came before is lost to its window, which starts anew there.
         """
-        self._first[slot] = position
+        self._new.discard(slot)
         gate = self._gates[slot]
         if position == 0 or gate.settings.rule is not Rule.ENTROPY:
             return

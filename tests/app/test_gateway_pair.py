@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from app import embedded
+from app.cli import main
 from app.embedded import Pair
 from policies import TABLE
 from router.config import parse
@@ -106,9 +111,10 @@ async def test_the_gateway_adds_and_loses_nothing(gateway: Running, pair: Pair) 
     assert ours == theirs
 
 
-async def test_the_official_client(gateway: Running, api: openai.AsyncOpenAI) -> None:
+@pytest.mark.parametrize("target", ["small", "ead"])
+async def test_the_official_client(api: openai.AsyncOpenAI, target: str) -> None:
     stream = await api.chat.completions.create(
-        model="small",
+        model=target,
         messages=[{"role": "user", "content": QUESTION}],
         max_tokens=24,
         temperature=0,
@@ -124,15 +130,42 @@ async def test_the_official_client(gateway: Running, api: openai.AsyncOpenAI) ->
         for p in pieces
         if p.choices and p.choices[0].logprobs
     )
-    whole = await api.completions.create(model="large", prompt="1 + 1 =", max_tokens=4)
+    whole = await api.completions.create(model=target, prompt="1 + 1 =", max_tokens=4)
     assert whole.usage is not None
     assert whole.usage.completion_tokens <= 4
     with pytest.raises(openai.BadRequestError) as caught:
         await api.chat.completions.create(
-            model="small", messages=[{"role": "user", "content": "x"}], top_logprobs=500,
+            model=target, messages=[{"role": "user", "content": "x"}], top_logprobs=500,
             logprobs=True,
         )  # fmt: skip
     assert caught.value.code is not None or caught.value.message
+
+
+async def test_who_wrote_which_token(gateway: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whole, and in `tandem chat`'s stream: the same text of the same writers."""
+    asked = {**ASKED, "model": "ead", "max_tokens": 400, "return_token_ids": True}
+    explained = {"x-tandem-explain": "1"}
+    reply = await gateway.client.post(CHAT, json=asked, headers=explained)
+    whole = reply.json()
+    (choice,), (told,) = whole["choices"], whole["tandem"]["choices"]
+    assert "".join(token["text"] for token in told["tokens"]) == choice["message"]["content"]
+    assert [token["id"] for token in told["tokens"]] == choice["token_ids"]
+    wrote = Counter(token["model"] for token in told["tokens"])
+    assert wrote.keys() == {"small", "large"}
+    assert reply.headers["x-tandem-models"] == ", ".join(f"{m}={n}" for m, n in wrote.items())
+    words = ["chat", "--url", gateway.url, "--model", "ead", "--temperature", "0", "--json"]
+    assert await asyncio.to_thread(main, [*words, QUESTION]) == 0
+    chat = json.loads(capsys.readouterr().out)
+    assert chat["text"] == choice["message"]["content"]
+    assert chat["tandem"]["models"] == wrote
+    assert joined((p["model"], p["text"]) for p in chat["pieces"]) == joined(
+        (token["model"], token["text"]) for token in told["tokens"]
+    )
+
+
+def joined(pieces: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Neighbours of one writer as one."""
+    return [(by, "".join(t for _, t in run)) for by, run in groupby(pieces, lambda piece: piece[0])]
 
 
 async def test_a_client_that_leaves_stops_the_model(gateway: Running, pair: Pair) -> None:

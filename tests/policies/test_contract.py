@@ -119,7 +119,7 @@ requests = pytest.mark.parametrize(
 
 @dataclass(slots=True)
 class Known:
-    """What the engine knows of an attempt; `asked` is its body, `fired` once its gate stopped it."""
+    """What the engine knows of an attempt: its body, what came of it, whether its gate fired."""
 
     asked: dict[str, Any] = field(default_factory=dict)
     said: int = 0
@@ -201,17 +201,21 @@ class Conversation:
                 assert step.reason in type(self.policy).reasons, f"{step.reason} was not declared"
             case Compute():
                 return step.function(*step.arguments)
+            case Render() | Spell() | Parse():
+                return self._failure(Attempt(-98, step.model, "")) or self._told(step)
+        return None
+
+    def _told(self, step: Render | Spell | Parse) -> Any:
+        match step:
             case Render():
-                return self._failure(Attempt(-98, step.model, "")) or PROMPT
+                return PROMPT
             case Spell():
                 assert step.tokens, "it asks for the text of nothing"
-                text = self.rng.choice(SPELLED)
-                return self._failure(Attempt(-97, step.model, "")) or text
+                return self.rng.choice(SPELLED)
             case Parse():
-                assert step.prompt == PROMPT
-                parsed = Parsed({"role": "assistant", "content": "7"}, "stop")
-                return self._failure(Attempt(-96, step.model, "")) or parsed
-        return None
+                assert step.prompt == PROMPT, "the prompt is not what it was rendered to"
+                assert step.tokens, "it asks what nothing means"
+                return Parsed({"role": "assistant", "content": "7"}, "stop")
 
     def _alive(self, attempt: Attempt) -> bool:
         known = self._known[attempt]

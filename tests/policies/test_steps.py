@@ -23,10 +23,13 @@ from router.steps import (
     Next,
     Note,
     Open,
+    Render,
     Request,
     Route,
+    Spell,
     Surface,
     Token,
+    Usage,
 )
 from tests.fleets import attempt, failed, finished, fleet, request
 from tests.playbook import Playbook
@@ -36,6 +39,7 @@ EXAMPLES: tuple[dict[str, Any], ...] = (
     {"small": "small", "large": "large", "threshold": 0, "separator": "\n", "alone": "other"},
     {"small": "small", "large": "large", "grade": {"accept": 8}, "separator": "\n", "longest": 2},
     {"small": "small", "large": "large", "separator": ".", "longest": 3, "final": "7"},
+    {"small": "small", "large": "large", "handoff": "prompt", "threshold": 0.001},
 )
 NONSENSE: tuple[dict[str, Any], ...] = (
     {"small": "small"},
@@ -46,6 +50,7 @@ NONSENSE: tuple[dict[str, Any], ...] = (
     {"small": "small", "large": "large", "separator": ". "},
     {"small": "small", "large": "large", "longest": 0},
     {"small": "small", "large": "large", "final": ""},
+    {"small": "small", "large": "large", "handoff": "tokens"},
     {"small": "small", "large": "large", "grade": {"accept": 10}},
     {"small": "small", "large": "large", "grade": {"prompt": ""}},
 )
@@ -264,7 +269,8 @@ def graded(mark: str, drafted: str = "It is.\n\n") -> Playbook:
     played.asks(Open("large", asked, share=DRAFT_SHARE)).hears(ahead).asks(Next((ahead,)))
     if not mark:
         return played.hears(failed(ahead))
-    return played.hears(Delta(ahead, mark)).asks(Next((ahead,))).hears(finished(ahead))
+    played.hears(Delta(ahead, mark)).asks(Next((ahead,))).hears(finished(ahead))
+    return played.asks(Close(ahead))
 
 
 @pytest.mark.parametrize("mark", ["7", "9", " 8", "10"])
@@ -429,6 +435,71 @@ def test_a_completion_is_continued_by_its_prompt() -> None:
     played.asks(Next((SMALL,))).hears(one).asks(shown(one), Next((SMALL,)))
     played.hears(said(SMALL, "So", UNSURE))
     played.asks(Close(SMALL), Open("large", second, share=DRAFT_SHARE))
+
+
+def rendered(
+    played: Playbook, model: str, prompt: str, chat: Request = CHAT, **changes: Any
+) -> Playbook:
+    """The chat template's text is asked of this model, and continued as a completion."""
+    played.asks(Render(model, chat)).hears((1, 2, 3)).asks(Spell(model, chat, (1, 2, 3)))
+    return played.hears("<think>").asks(completed(model, f"<think>{prompt}", chat, **changes))
+
+
+def completed(model: str, prompt: str, chat: Request = CHAT, **changes: Any) -> Open:
+    body = {
+        "prompt": prompt, "add_special_tokens": False, "stream": True, "stream_options": COUNTED,
+        "logprobs": TOP if model == "small" else 0, **changes,
+    }  # fmt: skip
+    asked = chat.asking(body, Surface.COMPLETIONS, stream=True)
+    return Open(model, asked, share=DRAFT_SHARE)
+
+
+RENDERS = Stepwise(small="small", large="large", handoff="prompt")
+
+
+def test_a_chat_may_be_handed_over_as_a_prompt() -> None:
+    """Which leaves the thoughts alone that a chat template would take out of a message."""
+    one = said(SMALL, "It.\n\n")
+    played = rendered(looking(policy=RENDERS), "small", "", max_tokens=1024).hears(SMALL)
+    played.asks(Next((SMALL,))).hears(one).asks(shown(one), Next((SMALL,)))
+    played.hears(said(SMALL, "So", UNSURE)).asks(Close(SMALL))
+    rendered(played, "large", "It.\n\n", max_tokens=512)
+
+
+def test_the_fields_of_a_chat_do_not_travel_with_its_prompt() -> None:
+    fields = {"chat_template_kwargs": {"enable_thinking": True}, "tool_choice": "none"}
+    chat = request(body={"messages": QUESTION, "temperature": 0.5, "max_tokens": 9, **fields})
+    played = looking(chat, RENDERS)
+    rendered(played, "small", "", chat, max_tokens=9, temperature=0.5)
+
+
+def test_the_end_of_the_context_is_the_end_of_the_answer() -> None:
+    models = dict(fleet().models)
+    models["small"] = replace(models["small"], context=5)
+    played = Playbook(RENDERS, CHAT, Fleet(models)).asks(Note("looked"))
+    one, end = said(SMALL, "It"), finished(SMALL, "length")
+    played = rendered(played, "small", "", max_tokens=2).hears(SMALL).asks(Next((SMALL,)))
+    played.hears(one).asks(shown(one), Next((SMALL,))).hears(end).asks(over(end))
+
+
+def test_a_call_that_is_used_up_before_the_answer_is_followed_by_another() -> None:
+    policy = Stepwise(small="small", large="large", handoff="prompt", longest=1)
+    one, end = said(SMALL, "It"), finished(SMALL, "length")
+    end = replace(end, usage=Usage(3, 1024))
+    played = rendered(looking(policy=policy), "small", "", max_tokens=1024).hears(SMALL)
+    played.asks(Next((SMALL,))).hears(one).asks(shown(one), Next((SMALL,))).hears(end)
+    again = completed("small", "<think>It", max_tokens=1024)
+    played.asks(Close(SMALL), replace(again, prefer="a:1"))
+
+
+@pytest.mark.parametrize("step", ["render", "spell"])
+def test_a_model_that_cannot_tell_its_prompt_is_done_without(step: str) -> None:
+    lost = failed(attempt("small", "a:1", -1))
+    played = looking(policy=RENDERS).asks(Render("small", CHAT))
+    if step == "spell":
+        played.hears((1, 2, 3)).asks(Spell("small", CHAT, (1, 2, 3)))
+    played.hears(lost).asks(Note("small_failed", "0 of 0 steps by large, backend broke it"))
+    played.asks(Route("large", CHAT))
 
 
 ONE_MODEL: tuple[tuple[Surface, dict[str, Any], str], ...] = (

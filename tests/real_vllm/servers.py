@@ -131,7 +131,16 @@ def gate_for(python: Path, folder: Path) -> dict[str, str]:
     pip = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
     offline = ["--no-deps", "--no-index"]
     built, site = folder / "built", folder / "site"
-    wheel = [sys.executable, *pip, "wheel", *offline, "--no-build-isolation", "-w", built, ROOT]
+    wheel: list[str | Path] = [
+        sys.executable,
+        *pip,
+        "wheel",
+        *offline,
+        "--no-build-isolation",
+        "-w",
+        built,
+        ROOT,
+    ]
     subprocess.run(wheel, check=True)
     subprocess.run([python, *pip, "install", *offline, "-t", site, *built.iterdir()], check=True)
     return {

@@ -7,9 +7,10 @@ log-probabilities of an answer, or a trace of it), and compared with the embedde
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +111,13 @@ def free(server: Server, name: str, prompt: Sequence[int]) -> Free:
 
 
 def gap(values: Sequence[float]) -> float:
-    """A threshold as far as can be from all values, and passed by some of the later ones only."""
+    """A threshold between them, as far as can be from any."""
     ordered = sorted(values)
-    _, at = max((b - a, a + (b - a) / 2) for a, b in zip(ordered, ordered[1:], strict=False))
+    _, at = max((b - a, a + (b - a) / 2) for a, b in pairwise(ordered))
     return at
 
 
-# ---------------------------------------------------------------------------------- the entropy rule
+# ------------------------------------------------------------------------------- the entropy rule
 
 
 def first(fires: Iterator[bool]) -> int | None:
@@ -125,14 +126,15 @@ def first(fires: Iterator[bool]) -> int | None:
 
 def expected(bits: Sequence[float], gate: Json) -> int | None:
     """The position at which the rule fires."""
-    history = list(gate.get("history", ()))
-    window = gate.get("window", 1)
+    history: list[float] = list(gate.get("history", ()))
+    window: int = gate.get("window", 1)
 
     def fires(at: int) -> bool:
         seen = [*history, *bits[: at + 1]][-window:]
         mean = math.fsum(seen) / len(seen)
-        over = mean < gate["threshold"] if gate.get("below") else mean >= gate["threshold"]
-        return over and gate.get("since", 0) + at >= gate.get("dwell", 0)
+        over = mean >= gate["threshold"]
+        ready = gate.get("since", 0) + at >= gate.get("dwell", 0)
+        return ready and over != bool(gate.get("below"))
 
     return first(map(fires, range(len(bits))))
 

@@ -30,6 +30,8 @@ STATELESS = frozenset({"gate", "burst", "optimistic"})
 would have; a mean over some tokens begins anew there."""
 MOST = (8, 96)
 """Tokens asked for, from and to: the pair's own answers have about 100."""
+WHOLE = 320
+"""More than any of them has."""
 STOPS = ((), (), (), ("\nAnswer",), ("carry 1\nh", "=9"))
 """Most requests name no stop string."""
 
@@ -50,11 +52,6 @@ class Asked:
     n: int = 1
     stream: bool = True
     leaving: Leaving = STAYING
-
-    @property
-    def alone(self) -> Asked:
-        """The request whose answer must be the same."""
-        return Asked(self.question, self.policy, self.most, self.stop)
 
     def body(self, prompts: Sequence[str]) -> dict[str, Any]:
         """The request's JSON."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deploy.pair.engine import Engine, Generation, Job, Ranked
+from deploy.pair.engine import Engine, Job, Ranked
+from deploy.pair.prefixes import PrefixPool
 from deploy.pair.text import Stopping
 from tests.soak.hearing import Said
 from tests.soak.servers import MODELS
@@ -18,8 +19,6 @@ from tests.soak.servers import MODELS
 NEAR = 1e-3
 """Natural log-probability: two tokens this close may change places. One pass over many tokens sums
 in another order than one token at a time does, and differs by some 1e-6."""
-END = 2
-"""`<|end|>`, the pair's end of a turn."""
 
 
 class Judge:
@@ -27,10 +26,18 @@ class Judge:
 
     def __init__(self) -> None:
         self._engines = {name: Engine(MODELS / name) for name in ("small", "large")}
+        for engine in self._engines.values():  # of what is asked here, nothing is asked again
+            engine._prefixes = PrefixPool(engine.graph, kept_bytes=0)
 
     def text(self, ids: Sequence[int]) -> str:
         """What these tokens say."""
         return self._engines["small"].codec.decode(ids, skip_special=True)
+
+    def answer(self, name: str, prompt: Sequence[int], most: int) -> Said:
+        """The model's own answer."""
+        tokens = self._engines[name].generate(Job(tuple(prompt), Stopping(most)))
+        written = [(name, token.id) for token in tokens]
+        return Said(self.text([token for _, token in written]), written, tokens[-1].finish)
 
     def wrong(self, prompt: Sequence[int], said: Said) -> str | None:
         """The first token that its writer would not have written; None if there is none."""
@@ -44,15 +51,10 @@ class Judge:
 
     def _ranked(self, name: str, ids: Sequence[int]) -> list[Ranked | None]:
         engine = self._engines[name]
-        job = Job(tuple(ids), Stopping(1), prompt_logprobs=1)
-        (generation,) = engine.submit([job])
+        (generation,) = engine.submit([Job(tuple(ids), Stopping(1), prompt_logprobs=1)])
         while not generation.ended:
             engine.step()
-        return _scores(generation)
-
-
-def _scores(generation: Generation) -> list[Ranked | None]:
-    return generation.prompt_scores
+        return generation.prompt_scores
 
 
 def _best(there: Ranked) -> bool:

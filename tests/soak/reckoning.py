@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from threading import Lock
 
 from tests.soak.asking import BY_CHANCE, POLICIES, STATELESS, Asked
 from tests.soak.hearing import Heard, Said
@@ -47,22 +48,26 @@ class Ended:
 
 @dataclass(slots=True)
 class Reckoning:
-    """The outcomes so far. `alone` has the answers to compare with, `prompts` their token ids."""
+    """The outcomes so far. `alone` has the whole answer of each policy to each question, of the
+    large model too, and `prompts` the questions' token ids.
+    """
 
     judge: Judge
     prompts: Sequence[Sequence[int]]
-    alone: Mapping[Asked, Said]
+    alone: Mapping[tuple[int, str], Said]
     counts: Counter[tuple[str, Outcome]] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    _lock: Lock = field(default_factory=Lock)
 
     def add(self, ended: Ended) -> None:
-        """One more answer."""
-        outcome, why = self._outcome(ended)
-        self.counts[ended.asked.policy, outcome] += 1
-        self.reasons[ended.heard.reason.partition(";")[0] or "none was told"] += 1
-        if why:
-            self.wrong.append(f"{why}\n    {ended}")
+        """One more answer. Takes milliseconds, and may be called in several threads."""
+        with self._lock:
+            outcome, why = self._outcome(ended)
+            self.counts[ended.asked.policy, outcome] += 1
+            self.reasons[ended.heard.reason.partition(";")[0] or "none was told"] += 1
+            if why:
+                self.wrong.append(f"{why}\n    {ended}")
 
     def _outcome(self, ended: Ended) -> tuple[Outcome, str | None]:
         heard = ended.heard
@@ -106,22 +111,37 @@ class Reckoning:
         return None
 
     def _different(self, ended: Ended) -> str | None:
-        wanted = self.alone[ended.asked.alone]
+        wanted = self._wanted(ended.asked, ended.asked.policy)
         odd = any(said != wanted for said in ended.heard.choices.values())
         return f"not as alone: {wanted}" if odd else None
+
+    def _wanted(self, asked: Asked, policy: str) -> Said:
+        """What comes alone: the beginning of the whole answer, up to the first thing that ends it.
+
+        A stop string ends it with the token that completes it.
+        """
+        whole = self.alone[asked.question, policy]
+        for length in range(1, min(asked.most, len(whole.ids)) + 1):
+            text = self.judge.text(whole.ids[:length])
+            if (said := _stopped(text, asked.stop)) != text:
+                return Said(said, whole.tokens[:length], "stop")
+        if len(whole.ids) <= asked.most:
+            return whole
+        return Said(text, whole.tokens[: asked.most], "length")
 
     def _written(self, ended: Ended) -> tuple[Outcome, str | None]:
         asked, heard = ended.asked, ended.heard
         if heard.reason.startswith(ONE_MODEL):
-            large = self.alone[Asked(asked.question, "large", asked.most, asked.stop)]
-            same = all(said.text == large.text for said in heard.choices.values())
+            large = self._wanted(asked, "large").text
+            same = all(said.text == large for said in heard.choices.values())
             return (Outcome.ALONE, None) if same else (Outcome.WRONG, f"not as alone: {large}")
         lost = heard.reason.partition(";")[0] in LOST
-        foreseen = asked.policy != BY_CHANCE and not ended.broken
-        if asked.policy != BY_CHANCE and not self._different(ended):
-            return (Outcome.SAME_MOVED if ended.broken else Outcome.SAME), None
-        if foreseen and not lost:
-            return Outcome.WRONG, self._different(ended)
+        if asked.policy != BY_CHANCE:
+            why = self._different(ended)
+            if why is None:
+                return (Outcome.SAME_MOVED if ended.broken else Outcome.SAME), None
+            if not (ended.broken or lost):
+                return Outcome.WRONG, why
         if why := self._not_chosen(asked, heard.choices.values()):
             return Outcome.WRONG, why
         if lost:

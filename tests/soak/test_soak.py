@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from itertools import islice, product
 from random import Random
 
 import aiohttp
@@ -31,7 +32,7 @@ from router.faults import Blame
 from router.ledger import Ledger
 from router.observe import RequestEnded
 from tests.running import Config, Running, config, eventually, running
-from tests.soak.asking import MOST, STOPS, Asked, many, policies, prompts, rendered
+from tests.soak.asking import POLICIES, WHOLE, Asked, many, policies, prompts, rendered
 from tests.soak.hearing import Heard, Said, ask
 from tests.soak.judging import Judge
 from tests.soak.reckoning import Ended, Reckoning
@@ -50,6 +51,8 @@ WARM = 0.2
 GROWTH_MB = 24.0
 """Most that the process may have grown by at the end. Its allocator keeps what a crowd once took;
 a page of an answer that is never let go of, some 20 KB, shows after a thousand answers."""
+SHOWN = 5
+"""Of what is wrong: the rest is mostly the same."""
 KINDS = (Drive, Ledger, Call, Page)
 """What is made for every request, and must be gone after it."""
 
@@ -75,6 +78,7 @@ class Deaths:
     gateway: Running
     draw: Random
     answers: int = 0
+    over: bool = False
     killed: Counter[str] = field(default_factory=Counter)
     since: float = 0.0
     """Until when (monotonic) some server was not well."""
@@ -84,9 +88,11 @@ class Deaths:
         return not self._well() or self.since >= began
 
     async def go_on(self) -> None:
-        """Let servers die and come back, until cancelled."""
-        while True:
+        """Let servers die and come back, until all is `over`; in the end, all are back."""
+        while not self.over:
             await self._answered(self.draw.randint(*BETWEEN_DEATHS))
+            if self.over:
+                return
             victims = self._victims()
             self.since = time.monotonic()
             for server in victims:
@@ -103,7 +109,7 @@ class Deaths:
 
     async def _answered(self, more: int) -> None:
         until = self.answers + more
-        while self.answers < until:
+        while self.answers < until and not self.over:
             await asyncio.sleep(0.01)
 
     async def _settle(self) -> None:
@@ -117,11 +123,6 @@ class Deaths:
         seen = all(backend.state == "healthy" for pool in pools for backend in pool.backends)
         return seen and all(server.up for server in self.servers)
 
-    async def end(self) -> None:
-        """Bring all back."""
-        await asyncio.gather(*(server.start() for server in self.servers if not server.up))
-        await self._settle()
-
 
 @dataclass(slots=True)
 class Soak:
@@ -131,7 +132,7 @@ class Soak:
     client: aiohttp.ClientSession
     questions: Sequence[str]
     deaths: Deaths
-    ended: list[Ended] = field(default_factory=list)
+    reckoning: Reckoning
     broken: dict[str, bool] = field(default_factory=dict)
 
     async def run(self, asked: Iterator[Asked]) -> None:
@@ -144,8 +145,8 @@ class Soak:
             heard = await ask(self.client, each.body(self.questions), each.leaving)
             disturbed = self.deaths.disturbed(began)
             broken = False if heard.left else await self._broken(heard)
-            self.ended.append(Ended(each, heard, disturbed, broken))
             self.deaths.answers += 1
+            await asyncio.to_thread(self.reckoning.add, Ended(each, heard, disturbed, broken))
 
     async def _broken(self, heard: Heard) -> bool:
         """Whether a backend failed during this answer, by what the gateway observed."""
@@ -165,28 +166,33 @@ class Soak:
 
 
 async def references(
-    client: aiohttp.ClientSession, questions: Sequence[str], plan: Sequence[Asked]
-) -> dict[Asked, Said]:
-    """The answer that each request of the plan gets alone, while all is well; asked once each."""
-    wanted = {each.alone for each in plan}
-    wanted |= {Asked(each.question, "large", each.most, each.stop) for each in wanted}
+    client: aiohttp.ClientSession, questions: Sequence[str]
+) -> dict[tuple[int, str], Said]:
+    """The whole answer that each policy gives to each question alone, while all is well."""
     found = {}
-    for each in sorted(wanted, key=repr):
-        heard = await ask(client, each.body(questions))
+    for question, policy in product(range(len(questions)), POLICIES):
+        heard = await ask(client, Asked(question, policy, WHOLE).body(questions))
         assert heard.complete, heard
-        found[each] = heard.choice(0)
+        found[question, policy] = heard.choice(0)
     return found
 
 
 @asynccontextmanager
 async def soaking(seed: int) -> AsyncIterator[Soak]:
-    """Four servers, a gateway, a client."""
+    """Four servers, a gateway, a client, and what is right."""
+    questions, judge = prompts(QUESTIONS), Judge()
     async with (
         started("small", "small", "large", "large") as servers,
         running(soaked(servers)) as gateway,
         aiohttp.ClientSession(gateway.url, connector=aiohttp.TCPConnector(limit=0)) as client,
     ):
-        yield Soak(gateway, client, prompts(QUESTIONS), Deaths(servers, gateway, Random(seed)))
+        alone = await references(client, questions)
+        gateway.seen.clear()
+        tokens = await rendered(servers[0], questions)
+        for question, prompt in enumerate(tokens):
+            alone[question, "large"] = judge.answer("large", prompt, WHOLE)
+        deaths = Deaths(servers, gateway, Random(seed))
+        yield Soak(gateway, client, questions, deaths, Reckoning(judge, tokens, alone))
 
 
 def resident() -> float:
@@ -201,3 +207,33 @@ def left_over() -> Counter[str]:
     """Objects of requests that are still alive."""
     gc.collect()
     return Counter(type(o).__name__ for o in gc.get_objects() if isinstance(o, KINDS))
+
+
+@pytest.mark.timeout(7200)  # 10,000 answers take minutes on two idle cores, and these are busy
+async def test_nothing_is_lost_doubled_mixed_or_left_behind(
+    pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number, seed = pytestconfig.getoption("soak_answers"), pytestconfig.getoption("soak_seed")
+    plan = many(number, QUESTIONS, seed)
+    async with soaking(seed) as soak:
+        tasks, began = len(asyncio.all_tasks()), time.monotonic()
+        dying = asyncio.create_task(soak.deaths.go_on())
+        await soak.run(islice(plan, int(number * WARM)))
+        warm = resident()
+        await soak.run(plan)
+        took, grown = time.monotonic() - began, resident() - warm
+        soak.deaths.over = True
+        await dying
+        await eventually(lambda: soak.gateway.in_flight() == 0)
+        idle = [await server.idle() for server in soak.deaths.servers]
+        await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
+        left = left_over()
+    with capsys.disabled():
+        killed = ", ".join(f"{n} x {model}" for model, n in soak.deaths.killed.items())
+        print(f"\n{soak.reckoning.table()}")
+        print(f"{number} answers in {took:.0f} s, seed {seed}; killed: {killed}; {grown:+.1f} MB")
+    assert soak.reckoning.counts.total() == number
+    assert not soak.reckoning.wrong, "\n".join(soak.reckoning.wrong[:SHOWN])
+    assert all(idle)
+    assert not left
+    assert grown < GROWTH_MB

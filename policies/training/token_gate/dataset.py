@@ -22,13 +22,13 @@ from policies.training.token_gate.traces import load_record
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """`n` tokens: hidden [n, H] or None, logits [n, 100] sorted descending, predicted [n] ids.
+    """`n` tokens: hidden [n, H] in float16 or None, logits [n, 100] largest first, predicted [n].
 
     `divergent` [n] is what the gate must find, `differs` [n] where the models differ at all, `held`
     [n] the validation part.
     """
 
-    hidden: Floats | None
+    hidden: Array | None
     logits: Floats
     predicted: Array
     divergent: Bools
@@ -86,7 +86,7 @@ def build(
         divergent.append(label[kept])
         differs.append(other[kept])
         held.append(np.full(int(kept.sum()), split.held(each.id)))
-    states = np.concatenate(hidden).astype(np.float32)
+    states = np.concatenate(hidden)
     joined = [np.concatenate(each) for each in (logits, predicted, divergent, differs, held)]
     return Examples(
         hash=_hash([states, *joined]),

@@ -9,6 +9,7 @@ network reads hidden state, embedding and logits as they are.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from policies.training.token_gate.arrays import Bools, Floats
+from policies.training.token_gate.arrays import Floats, Places
 from policies.training.token_gate.dataset import Examples
 from policies.training.token_gate.recipe import Fitted, Recipe
 
 _STEADY = 1e-6
 """Added to a deviation, so that a constant input does no harm."""
-_ROWS = 1 << 16
+_SAMPLE = 100_000
+"""Tokens from which the inputs' means and deviations are taken: they are then known to 0.3 %."""
+_ROWS = 1 << 14
 """Tokens scored at once: bounds the memory, whatever the width."""
 
 
@@ -85,41 +88,65 @@ class Standard:
         return scaled, (bias - scaled @ self.mean).astype(np.float32)
 
 
+class Columns:
+    """What the network reads of each token, put together a batch at a time."""
+
+    def __init__(self, examples: Examples, embedding: Floats, seed: int) -> None:
+        self._examples = examples
+        self._embedding = embedding
+        learning = np.flatnonzero(~examples.held)
+        size = min(len(learning), _SAMPLE)
+        sample = np.random.default_rng(seed).choice(learning, size, replace=False)
+        self.others = Standard.of(self._others(sample))
+        self.top = Standard.of(examples.logits[sample])
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def at(self, places: Places) -> tuple[Tensor, Tensor]:
+        """Hidden state and embedding, and the logits, of these tokens."""
+        return self.others(self._others(places)), self.top(self._examples.logits[places])
+
+    def _others(self, places: Places) -> Floats:
+        rows = self._embedding[self._examples.predicted[places]]
+        hidden = self._examples.hidden
+        if hidden is None:
+            return rows
+        return np.concatenate([hidden[places].astype(np.float32), rows], axis=1)
+
+
 def fit(examples: Examples, embedding: Floats, recipe: Recipe) -> Fitted:
     """Train on the learning part until the validation loss no longer falls; keep the best."""
     torch.manual_seed(recipe.seed)
-    rows = embedding[examples.predicted]
-    others = rows if examples.hidden is None else np.concatenate([examples.hidden, rows], axis=1)
-    learning = ~examples.held
-    standards = Standard.of(others[learning]), Standard.of(examples.logits[learning])
-    inputs = standards[0](others), standards[1](examples.logits)
-    network = Network(others.shape[1], examples.logits.shape[1], recipe)
-    losses = _train(network, inputs, examples, recipe)
-    return Fitted(_weights(network, standards), _scores(network, inputs), tuple(losses))
+    columns = Columns(examples, embedding, recipe.seed)
+    network = Network(len(columns.others.mean), len(columns.top.mean), recipe)
+    losses = _train(network, columns, examples, recipe)
+    scores = torch.sigmoid(_logits(network, columns, np.arange(len(columns)))).numpy()
+    return Fitted(_weights(network, columns), scores, tuple(losses))
 
 
-def _train(
-    network: Network, inputs: tuple[Tensor, Tensor], examples: Examples, recipe: Recipe
-) -> list[float]:
+def _train(network: Network, columns: Columns, examples: Examples, recipe: Recipe) -> list[float]:
+    """The validation losses; the network is left as it was at the lowest."""
     labels = torch.from_numpy(examples.divergent.astype(np.float32))
-    learning, held = _places(~examples.held), _places(examples.held)
-    positives = labels[learning].sum()
-    weight = (len(learning) - positives) / positives.clamp(min=1)
+    learning, held = np.flatnonzero(~examples.held), np.flatnonzero(examples.held)
+    weight = (len(learning) - labels[learning].sum()) / labels[learning].sum()
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
+    steps = recipe.epochs * -(-len(learning) // recipe.batch)
+    fall = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, steps)
     losses: list[float] = []
     best = _state(network)
     with tqdm(total=recipe.epochs, desc="training", unit="epoch", file=sys.stderr) as bar:
         for _ in range(recipe.epochs):
             network.train()
-            for places in learning[torch.randperm(len(learning))].split(recipe.batch):
-                loss = _loss(network(*(each[places] for each in inputs)), labels[places], weight)
+            for places in _batches(learning, recipe.batch):
+                loss = _loss(network(*columns.at(places)), labels[places], weight)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
-            found = torch.from_numpy(_logits(network, tuple(each[held] for each in inputs)))
-            losses.append(float(_loss(found, labels[held], weight)))
+                fall.step()
+            losses.append(float(_loss(_logits(network, columns, held), labels[held], weight)))
             bar.update()
             bar.set_postfix(validation=f"{losses[-1]:.4f}")
             if losses[-1] == min(losses):
@@ -130,12 +157,14 @@ def _train(
     return losses
 
 
+def _batches(places: Places, size: int) -> Iterator[Places]:
+    """All of them in a new order, a batch at a time."""
+    mixed = places[torch.randperm(len(places)).numpy()]
+    return (mixed[start : start + size] for start in range(0, len(mixed), size))
+
+
 def _loss(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     return functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight)
-
-
-def _places(mask: Bools) -> Tensor:
-    return torch.from_numpy(np.flatnonzero(mask))
 
 
 def _state(network: Network) -> dict[str, Tensor]:
@@ -143,24 +172,20 @@ def _state(network: Network) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def _logits(network: Network, inputs: tuple[Tensor, ...]) -> Floats:
+def _logits(network: Network, columns: Columns, places: Places) -> Tensor:
     network.eval()
-    pieces = zip(*(each.split(_ROWS) for each in inputs), strict=True)
-    return np.concatenate([network(*piece).numpy() for piece in pieces])
+    pieces = [places[start : start + _ROWS] for start in range(0, len(places), _ROWS)]
+    return torch.cat([network(*columns.at(piece)) for piece in pieces])
 
 
-def _scores(network: Network, inputs: tuple[Tensor, Tensor]) -> Floats:
-    return torch.sigmoid(torch.from_numpy(_logits(network, inputs))).numpy()
-
-
-def _weights(network: Network, standards: tuple[Standard, Standard]) -> dict[str, Floats]:
+def _weights(network: Network, columns: Columns) -> dict[str, Floats]:
     """As the artifact names them, the standardisation folded in."""
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    others, top = standards
-    width = len(others.mean)
-    first, bias = others.folded(weights["input.weight"][:, :width], weights["input.bias"])
-    rest = weights["input.weight"][:, width:]
-    weights["input.weight"], weights["input.bias"] = np.concatenate([first, rest], axis=1), bias
-    folded = top.folded(weights["logits.weight"], weights["logits.bias"])
-    weights["logits.weight"], weights["logits.bias"] = folded
-    return {name: np.ascontiguousarray(w, dtype=np.float32) for name, w in weights.items()}
+    width = len(columns.others.mean)
+    read, rest = np.split(weights["input.weight"], [width], axis=1)
+    folded, weights["input.bias"] = columns.others.folded(read, weights["input.bias"])
+    weights["input.weight"] = np.concatenate([folded, rest], axis=1)
+    weights["logits.weight"], weights["logits.bias"] = columns.top.folded(
+        weights["logits.weight"], weights["logits.bias"]
+    )
+    return {name: np.ascontiguousarray(each, np.float32) for name, each in weights.items()}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from policies.gate.arrays import Array, Arrays, Floats
-from policies.gate.chance import uniform
+from policies.gate.chance import later, uniform
 from policies.gate.network import Dimensions, Inputs, score, shapes
 from policies.gate.rules import OWN, Gate, Network, Rules, Step, entropy
 from policies.gate.settings import MAX_WINDOW, GateSettings, Rule
@@ -170,6 +170,14 @@ def test_asking_twice_for_one_position_counts_once(arrays: Arrays) -> None:
 def test_chance_is_that_of_the_reference(seed: int) -> None:
     found = uniform(np.full(5, seed), np.arange(5))
     assert found.tolist() == [(plain.splitmix(seed, n) >> 11) / 2**53 for n in range(1, 6)]
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 10_000))
+def test_a_sequence_may_be_taken_up_later(seed: int, gone: int) -> None:
+    ours = later(seed, gone)
+    assert -(2**63) <= ours < 2**63
+    at = np.arange(3)
+    assert uniform(np.full(3, ours), at).tolist() == uniform(np.full(3, seed), at + gone).tolist()
 
 
 def test_the_first_output_of_splitmix64_is_the_published_one() -> None:

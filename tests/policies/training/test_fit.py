@@ -16,7 +16,7 @@ from policies.training.token_gate.threshold import auc
 torch = pytest.importorskip("torch")
 
 TOKENS, HIDDEN, TOP, VOCABULARY, EMBEDDING = 3000, 6, 10, 20, 5
-RECIPE = Recipe(width=16, blocks=1, epochs=12, batch=256)
+RECIPE = Recipe(width=16, blocks=1, epochs=20, batch=128)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def embedding() -> Floats:
 def examples() -> Examples:
     """A token is divergent if the best two logits are close and one hidden number is large."""
     rng = np.random.default_rng(0)
-    hidden = rng.normal(5, 3, (TOKENS, HIDDEN)).astype(np.float32)
+    hidden = rng.normal(5, 3, (TOKENS, HIDDEN)).astype(np.float16)
     logits = np.sort(rng.normal(0, 10, (TOKENS, TOP)).astype(np.float32))[:, ::-1].copy()
     divergent = (logits[:, 0] - logits[:, 1] < 4) & (hidden[:, 2] > 7)
     return Examples(
@@ -67,7 +67,10 @@ def test_the_gates_own_network_gives_the_same_scores(
     fitted: Fitted, examples: Examples, embedding: Floats
 ) -> None:
     """So names, order and activation agree, and the standardisation is in the weights."""
-    inputs = Inputs(examples.hidden, embedding[examples.predicted], examples.logits)
+    assert examples.hidden is not None
+    inputs = Inputs(
+        examples.hidden.astype(np.float32), embedding[examples.predicted], examples.logits
+    )
     assert np.allclose(score(np, fitted.weights, inputs), fitted.scores, atol=1e-4)
 
 
