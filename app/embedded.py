@@ -37,13 +37,14 @@ models:
     params_b: {params_large}
     price: {{input: 0.30, output: 1.20}}
 policies:
-  cascade: {{use: cascade, small: small, large: large, mean_logprob: {mean_logprob}}}
-  ead: {{use: entropy, small: small, large: large, threshold: {bits}, window: 5, dwell: 4}}
+  auto: {{use: token_gate, small: small, large: large, artifact: {gate}}}
   r2r: {{use: token_gate, small: small, large: large, artifact: {gate}}}
+  ead: {{use: entropy, small: small, large: large, {entropy}}}
+  cascade: {{use: cascade, small: small, large: large, mean_logprob: {mean_logprob}}}
   careful: {{use: fallback, targets: [large, small]}}
   canary: {{use: split, weights: {{small: 1, large: 9}}}}
   hedged: {{use: hedge, model: large, backup: small, delay: 0.5}}
-default: cascade
+default: auto
 baseline: large
 """
 PARAMS_B = {"small": 59_616e-9, "large": 1_050_240e-9}
@@ -52,8 +53,8 @@ MEAN_LOGPROB = -0.035
 """Above it a draft of the small model is accepted; chosen on problems that no report uses."""
 
 
-BITS = 0.2
-"""Mean entropy from which on the large model writes; chosen in the same way."""
+ENTROPY = "threshold: 0.05, back: 0.0001, window: 1, dwell: 2"
+"""When the policy `ead` hands over; chosen in the same way, see docs/token-routing.md."""
 
 
 class EmbeddedError(Exception):
@@ -75,7 +76,7 @@ class Pair:
             params_small=PARAMS_B["small"],
             params_large=PARAMS_B["large"],
             mean_logprob=MEAN_LOGPROB,
-            bits=BITS,
+            entropy=ENTROPY,
             gate=HIDDEN,
         )
 

@@ -85,7 +85,7 @@ def main(options: argparse.Namespace) -> int:
     if missing:
         return _fail(
             f"training needs {', '.join(missing)}: pip install 'tandem-gateway[train]', or in a "
-            "checkout: pip install -r requirements/torch.txt -r requirements/train.txt"
+            "checkout `make train-tools`"
         )
     from policies.training.token_gate.errors import TrainingError
     from policies.training.token_gate.pipeline import train

@@ -144,11 +144,11 @@ class Answer:
 
     async def _end_composed(self, composer: Composer, finished: Finished) -> None:
         usage = self._ledger.delivered(monotonic())
-        last = composer.end(finished, usage, show_usage=self.shows_usage)
         if self._ledger.request.stream:
+            last = composer.end(finished, usage, show_usage=self.shows_usage)
             await self.pass_on(last + sse.DONE)
         else:
-            await self.whole(last)
+            await self.whole(composer.body(finished, usage, self._summary()))
 
     async def fail(self, fault: Fault) -> None:
         """End with an error: a status if none was sent, else an error event and no `[DONE]`."""

@@ -81,19 +81,24 @@ class Composer:
         return self._chunk(choice, step)
 
     def end(self, finished: Finished, usage: Usage, *, show_usage: bool) -> bytes:
-        """The part after which only `[DONE]` comes, or the whole body.
-
-        A choice that no step has finished ends as `finished` says.
-        """
-        choices = [self._choices[n] for n in sorted(self._choices)] or [self._begin(0)]
-        left = [choice.index for choice in choices if choice.finish is None]
-        parts = [self.emit(Emit(finished.attempt, "", (), n, finished)) for n in left]
-        if not self._stream:
-            return orjson.dumps(self._body(choices, usage))
+        """The part of a stream after which only `[DONE]` comes."""
+        parts = self._finish(finished)
         if show_usage:
             last = {**self._head, "choices": [], "usage": _counts(usage)}
             parts.append(sse.event(orjson.dumps(last)))
         return b"".join(parts)
+
+    def body(self, finished: Finished, usage: Usage, summary: Mapping[str, Any]) -> bytes:
+        """The whole answer in one; `summary` tells who wrote it, and what it cost."""
+        self._finish(finished)
+        choices = [self._choices[number] for number in sorted(self._choices)]
+        return orjson.dumps(self._body(choices, {**_counts(usage), "tandem": summary}))
+
+    def _finish(self, finished: Finished) -> list[bytes]:
+        """End as `finished` says every choice that no step has ended."""
+        choices = list(self._choices.values()) or [self._begin(0)]
+        left = [choice.index for choice in choices if choice.finish is None]
+        return [self.emit(Emit(finished.attempt, "", (), number, finished)) for number in left]
 
     def _begin(self, index: int) -> Choice:
         head = orjson.dumps(self._head)[:-1]
@@ -117,9 +122,9 @@ class Composer:
 
     # -------------------------------------------------------------------------------- bodies
 
-    def _body(self, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]:
+    def _body(self, choices: Sequence[Choice], usage: Mapping[str, Any]) -> dict[str, Any]:
         said = [self._whole(choice) for choice in choices]
-        body = {**self._head, "choices": said, "usage": _counts(usage)}
+        body = {**self._head, "choices": said, "usage": usage}
         if self._explain:
             told = [{"index": c.index, "tokens": list(_writers(c.steps))} for c in choices]
             body["tandem"] = {"choices": told}

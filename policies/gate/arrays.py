@@ -55,15 +55,18 @@ class Arrays:
     def below_best(self, values: Array, least: float) -> Array:
         """How far each is below the largest of its row, 0 to `least`."""
         if self.xp is np:
-            below = values - values.max(-1, keepdims=True)
+            below = values - np.maximum.reduce(values, -1, keepdims=True)
             return np.maximum(below, least, out=below)
         return (values - values.amax(-1, keepdim=True)).clamp(min=least)
 
+    def total(self, values: Array) -> Array:
+        """The sum of each row."""
+        # The same as numpy's `sum`, which takes half as long again to come to it.
+        return np.add.reduce(values, -1) if self.xp is np else values.sum(-1)
+
     def dot(self, ones: Array, others: Array) -> Array:
         """The sum of the products of each row."""
-        if self.xp is np:
-            return np.vecdot(ones, others)
-        return (ones * others).sum(-1)
+        return np.vecdot(ones, others) if self.xp is np else (ones * others).sum(-1)
 
     def top(self, values: Array, count: int) -> tuple[Array, Array]:
         """The `count` largest of each row, largest first, and where they stand in it."""

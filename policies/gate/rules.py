@@ -121,7 +121,8 @@ class _Rows:
     """Rows of a step with one kind of rule, and what of them stays the same from step to step.
 
     `at` is where they stand in the step, `whole` whether that is all of it. From the positions
-    `settled` on, each may fire and has a full window. `before` counts the entropies of its history,
+    `settled` on, each may fire and has a full window. `rings` is where
+    the entropies of each begin, `before` counts the entropies of its history,
     `back` counts up to the longest window, and `windows` are their lengths, `alike` if all
     are the same. An array that is None
     says that no row asks for it.
@@ -137,6 +138,7 @@ class _Rows:
     below: Array | None
     keep: Array | None
     places: Array
+    rings: Whole
     before: Whole
     back: Whole
     windows: Array | None
@@ -164,7 +166,7 @@ class Rules:
         self._networks: list[Network] = []
         self._table: Table = np.zeros(slots, dtype=_TABLE)
         # A ring of each slot's last entropies.
-        self._entropies = self._arrays.up(np.zeros((slots, MAX_WINDOW), dtype=np.float32))
+        self._entropies = self._arrays.up(np.zeros(slots * MAX_WINDOW, dtype=np.float32))
         # Where a request that keeps its firing token last fired, at even and at odd positions.
         self._fired = self._arrays.up(np.full((slots, 2), _NEVER, dtype=np.int64))
         # The last batch, by its slots: mostly the next one is the same.
@@ -195,7 +197,7 @@ class Rules:
         if history:
             ring = np.zeros(MAX_WINDOW, dtype=np.float32)
             ring[: len(history)] = history
-            self._entropies[slot] = self._arrays.up(ring)
+            self._entropies[slot * MAX_WINDOW :][:MAX_WINDOW] = self._arrays.up(ring)
 
     def end(self, slot: int) -> None:
         """The slot is free; does nothing when it was."""
@@ -252,7 +254,8 @@ class Rules:
             below=up(below) if below.any() else None,
             keep=up(keep) if keep.any() else None,
             places=up(slots[at]),
-            before=table["before"],
+            rings=slots[at][:, None] * MAX_WINDOW,
+            before=np.ascontiguousarray(table["before"]),
             back=_BACK[: int(window.max())],
             windows=None if (window == 1).all() else spread(window.astype(np.float32)),
             alike=bool((window == window[:1]).all()),
@@ -279,7 +282,7 @@ class Rules:
     def _tokens(self, rows: _Rows, network: Network | None, positions: Whole, step: Step) -> Array:
         """The tokens of rows that a value decides: the reserved one where it fires."""
         logits = rows.of(step.logits, self._arrays)
-        settled = bool((positions >= rows.settled).all())
+        settled = bool(np.logical_and.reduce(positions >= rows.settled))
         if network is None:
             values = entropy(self._arrays, logits)
             if rows.windows is not None:
@@ -292,16 +295,16 @@ class Rules:
     def _mean(self, rows: _Rows, positions: Whole, bits: Array, *, settled: bool) -> Array:
         """The mean entropy of each row's window, which ends with `bits`, [rows]."""
         counted = rows.before + positions
-        # Newest first: the columns of the ring that the longest window reaches.
-        columns = self._arrays.up((counted[:, None] - rows.back) % MAX_WINDOW)
-        self._entropies[rows.places, columns[:, 0]] = bits
-        seen, used = self._entropies[rows.places[:, None], columns], rows.windows
+        # Newest first: the places in the rings that the longest window reaches.
+        cells = self._arrays.up((counted[:, None] - rows.back) % MAX_WINDOW + rows.rings)
+        self._entropies[cells[:, 0]] = bits
+        seen, used = self._entropies[cells], rows.windows
         if not (settled and rows.alike):
             full = np.minimum(rows.table["window"], counted + 1)
             inside = self._arrays.up(rows.back < full[:, None])
             seen = self._arrays.xp.where(inside, seen, 0.0)
             used = self._arrays.spread(full.astype(np.float32))
-        return seen.sum(-1) / used
+        return self._arrays.total(seen) / used
 
     def _score(self, network: Network, logits: Array, hidden: Array | None) -> Array:
         if network.hidden and hidden is None:
@@ -374,7 +377,7 @@ def entropy(arrays: Arrays, logits: Array) -> Array:
     # Shifted, so that nothing overflows; cut off, so that 0 * -inf never comes up.
     shifted = arrays.below_best(arrays.floats(logits), _LEAST)
     weights = arrays.xp.exp(shifted)
-    total = weights.sum(-1)
+    total = arrays.total(weights)
     return (arrays.xp.log(total) - arrays.dot(weights, shifted) / total) * _BITS_PER_NAT
 
 

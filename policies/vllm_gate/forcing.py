@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from policies.gate.arrays import Array
 
 
@@ -17,7 +19,7 @@ def force_seen(logits: Array, at: Array, tokens: Array) -> None:
 
     `at` [n] are the rows in question, each once; `tokens` [n] what they must write, -1 for nothing.
     """
-    if tokens.max() >= 0:
+    if np.maximum.reduce(tokens) >= 0:
         meant = tokens >= 0
         at, tokens = at[meant], tokens[meant]
         logits[at] = -math.inf

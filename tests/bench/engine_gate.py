@@ -1,12 +1,13 @@
-"""What the gate costs vLLM per decode step. Run it with the Python of an environment with vLLM:
+"""What the gate costs vLLM per decode step.
 
-    $(tests/real_vllm/install.sh) -m tests.bench.engine_gate [--model DIR] [--json FILE]
+    PYTHONPATH=. $(tests/real_vllm/install.sh) -m tests.bench.engine_gate [--model DIR] [--json FILE]
 
-One process, one engine on the embedded pair's small model, the worst case for a share: no real step
-is as short. The kinds of step take turns, so that a busy machine slows all of them alike; a step is
-what the engine's core does (schedule, run, sample), and the figure is the median. `absent` has the
-gate taken out, `unasked` has it loaded and no request that asks for it; the others ask for a rule
-that never fires. A second table shows what the gate alone does on a vocabulary of 150,000.
+One process, one engine on the embedded pair's small model: the hardest case for a share, since no
+step of a real model is as short. The kinds of request take turns, so that a busy machine slows all
+of them alike; a step is what the engine's core does (schedule, run, sample), and figures are
+medians. `absent` has the gate taken out, `unasked` has it loaded and no request with a gate; the
+others ask for a rule that never fires. The gate's own time is what vLLM spends in its two methods.
+A second table shows the gate alone on a vocabulary of 150,000. Needs one quiet core.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -31,22 +33,48 @@ from policies.gate.resources import ARTIFACTS_VARIABLE
 ROOT = Path(__file__).parents[2]
 BATCHES = (1, 8, 32)
 VOCABULARY = 150_000
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
 LEFT_OUT = 8
 """Steps at both ends of a batch, in which requests come and go."""
 TARGET = 0.05
 """The largest share of a step that a gate at work may cost."""
 
-Figures: TypeAlias = dict[str, dict[int, float]]
-"""Milliseconds per step by kind and batch."""
-
 NEVER = {"tandem_gate": "entropy", "tandem_gate_threshold": 1e6}
+WINDOW = {**NEVER, "tandem_gate_window": 5, "tandem_gate_dwell": 10}
+NEURAL = {"tandem_gate": "neural", "tandem_gate_artifact": "bench", "tandem_gate_threshold": 1}
 KINDS: dict[str, dict[str, Any] | None] = {
     "absent": None,
     "unasked": None,
     "entropy": NEVER,
-    "entropy, window 5": {**NEVER, "tandem_gate_window": 5, "tandem_gate_dwell": 10},
-    "neural": {"tandem_gate": "neural", "tandem_gate_artifact": "bench", "tandem_gate_threshold": 1},
+    "entropy, window 5": WINDOW,
+    "neural": NEURAL,
 }
+ALONE = ("unasked", "entropy", "entropy, window 5")
+
+
+@dataclass(slots=True)
+class Took:
+    """Milliseconds: whole steps, and what of each was the gate's."""
+
+    steps: list[float] = field(default_factory=list)
+    gate: list[float] = field(default_factory=list)
+
+    def figures(self) -> dict[str, float]:
+        """Medians, and the gate's share."""
+        step, gate = statistics.median(self.steps), statistics.median(self.gate)
+        return {"step_ms": step, "gate_ms": gate, "share": gate / step}
+
+
+Figures: TypeAlias = dict[str, dict[int, dict[str, float]]]
+"""By kind and batch."""
 
 
 def random_gate(folder: Path, model: Path) -> None:
@@ -64,7 +92,7 @@ def random_gate(folder: Path, model: Path) -> None:
 
 
 class Engine:
-    """A vLLM in this process, and the time of each step of its core."""
+    """A vLLM in this process whose steps are timed."""
 
     def __init__(self, model: Path) -> None:
         from vllm import LLM
@@ -83,127 +111,130 @@ class Engine:
             logits_processors=[Gate],
         )
         self._core = self._llm.llm_engine.engine_core.engine_core
-        self._step = self._core.step_fn
         runner = self._core.model_executor.driver_worker.worker.model_runner
         self._processors = runner.input_batch.logitsprocs.non_argmax_invariant
         (self._gate,) = (each for each in self._processors if isinstance(each, Gate))
-        self._numbers = iter(range(10**9))
+        self._spent = 0.0
+        self._gate.update_state = self._timed(self._gate.update_state)
+        self._gate.apply = self._timed(self._gate.apply)
+        self._step = self._core.step_fn
+        self._count = 0
 
-    def steps(self, kind: str, batch: int, tokens: int) -> list[float]:
-        """The milliseconds of the steps in which all of a batch's requests were decoded."""
+    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(argument: Any) -> Any:
+            begun = time.perf_counter()
+            result = method(argument)
+            self._spent += time.perf_counter() - begun
+            return result
+
+        return timed
+
+    def run(self, kind: str, batch: int, tokens: int) -> Took:
+        """A batch of this kind, but for the steps in which requests come and go."""
         if kind == "absent":
             self._answer(None, 1, 1)  # so that the gate hears of the last ones' leaving
             self._processors.remove(self._gate)
         took = self._answer(KINDS[kind], batch, tokens)
         if kind == "absent":
             self._processors.append(self._gate)
-        return took[LEFT_OUT:-LEFT_OUT]
+        return Took(took.steps[LEFT_OUT:-LEFT_OUT], took.gate[LEFT_OUT:-LEFT_OUT])
 
-    def _answer(self, asked: dict[str, Any] | None, batch: int, tokens: int) -> list[float]:
+    def _answer(self, asked: dict[str, Any] | None, batch: int, tokens: int) -> Took:
         from vllm import SamplingParams
 
-        took: list[float] = []
+        took = Took()
 
-        def timed() -> Any:
-            begun = time.perf_counter()
+        def step() -> Any:
+            self._spent, begun = 0.0, time.perf_counter()
             result = self._step()
-            took.append(1e3 * (time.perf_counter() - begun))
+            took.steps.append(1e3 * (time.perf_counter() - begun))
+            took.gate.append(1e3 * self._spent)
             return result
 
-        self._core.step_fn = timed
+        self._core.step_fn = step
         engine = self._llm.llm_engine
         for _ in range(batch):
+            self._count += 1
             params = SamplingParams(
                 temperature=0, max_tokens=tokens, ignore_eos=True, extra_args=asked
             )
             prompt = {"prompt_token_ids": [1, 4, 40, 50, 60, 2, 5]}
-            engine.add_request(str(next(self._numbers)), prompt, params)
+            engine.add_request(str(self._count), prompt, params)
         while engine.has_unfinished_requests():
             engine.step()
         return took
 
 
 def on_the_pair(model: Path, rounds: int, tokens: int) -> Figures:
-    """The step with each kind of request, in turns."""
+    """Steps with each kind of request, in turns."""
     engine = Engine(model)
-    found: dict[str, dict[int, list[float]]] = {
-        kind: {batch: [] for batch in BATCHES} for kind in KINDS
-    }
+    found = {kind: {batch: Took() for batch in BATCHES} for kind in KINDS}
     for turn in range(rounds + 1):
         for batch in BATCHES:
             for kind in KINDS:
-                steps = engine.steps(kind, batch, tokens)
+                took = engine.run(kind, batch, tokens)
                 if turn:  # the first round warms up
-                    found[kind][batch] += steps
+                    found[kind][batch].steps += took.steps
+                    found[kind][batch].gate += took.gate
     return {
-        kind: {batch: statistics.median(steps) for batch, steps in batches.items()}
+        kind: {batch: took.figures() for batch, took in batches.items()}
         for kind, batches in found.items()
     }
 
 
-def gate_alone(steps: int) -> Figures:
-    """The gate's two calls on random logits of a large vocabulary, driven as vLLM drives them."""
+def gate_alone(times: int) -> Figures:
+    """The gate on random logits of a large vocabulary; its step is to take the likeliest token."""
     import torch
 
-    kinds = {kind: asked for kind, asked in KINDS.items() if kind in {"unasked", "entropy"}}
-    kinds["entropy, window 5"] = KINDS["entropy, window 5"]
-    found: Figures = {kind: {} for kind in ("greedy sampling", *kinds)}
+    found: Figures = {kind: {} for kind in ALONE}
     for batch in BATCHES:
         logits = torch.randn(batch, VOCABULARY) * 3
-        sampling = _median(steps, lambda logits=logits: logits.argmax(-1))
-        found["greedy sampling"][batch] = sampling
-        for kind, asked in kinds.items():
-            gate, update = _seated(asked, batch)
-            found[kind][batch] = _median(
-                steps, lambda gate=gate, logits=logits: (gate.update_state(None), gate.apply(logits))
-            )
+        for kind in ALONE:
+            gate, took = seated(KINDS[kind], batch), Took()
+            for _ in range(times):
+                begun = time.perf_counter()
+                logits.argmax(-1)
+                between = time.perf_counter()
+                gate.update_state(None)
+                gate.apply(logits)
+                took.steps.append(1e3 * (between - begun))
+                took.gate.append(1e3 * (time.perf_counter() - between))
+            found[kind][batch] = took.figures()
     return found
 
 
-def _seated(asked: dict[str, Any] | None, batch: int) -> tuple[Any, list[list[int]]]:
+def seated(asked: dict[str, Any] | None, batch: int) -> Any:
+    """A gate with a batch of such requests."""
+    import torch
+    from vllm import SamplingParams
+
     from policies.engine_gate import Gate
 
     model = SimpleNamespace(
-        get_vocab_size=lambda: VOCABULARY, skip_tokenizer_init=True, hf_text_config=None
+        get_vocab_size=lambda: VOCABULARY,
+        skip_tokenizer_init=True,
+        hf_text_config=SimpleNamespace(eos_token_id=0),
     )
-    config = SimpleNamespace(
-        scheduler_config=SimpleNamespace(max_num_seqs=batch), model_config=model
+    scheduler = SimpleNamespace(max_num_seqs=batch)
+    gate = Gate(
+        SimpleNamespace(model_config=model, scheduler_config=scheduler), torch.device("cpu")
     )
-    gate = Gate(config, torch.device("cpu"))
     gate.gates.resources.token = 0
-    outputs: list[list[int]] = [[1] for _ in range(batch)]
-    added = [
-        (row, SimpleNamespace(extra_args=asked, min_tokens=0), [], output)
-        for row, output in enumerate(outputs)
-    ]
+    added = [(row, SamplingParams(extra_args=asked), [1], [1]) for row in range(batch)]
     gate.update_state(SimpleNamespace(batch_size=batch, removed=[], added=added, moved=[]))
-    return gate, outputs
+    return gate
 
 
-def _median(times: int, work: Callable[[], object]) -> float:
-    took = []
-    for _ in range(times):
-        begun = time.perf_counter()
-        work()
-        took.append(1e3 * (time.perf_counter() - begun))
-    return statistics.median(took)
-
-
-def table(figures: Figures, against: str | None) -> Iterator[str]:
-    """Lines of text: milliseconds, and the share of the step `against` that each adds."""
-    yield f"{'':20}" + "".join(f"{f'batch {batch}':>18}" for batch in BATCHES)
+def table(figures: Figures) -> Iterator[str]:
+    """Lines of text."""
+    yield f"{'':18}" + "".join(f"{f'batch {batch}':>28}" for batch in BATCHES)
+    yield f"{'':18}" + f"{'step       gate  share':>28}" * len(BATCHES)
     for kind, batches in figures.items():
         cells = (
-            f"{took:9.3f} ms {_added(took, figures[against][batch]):>5}"
-            if against
-            else f"{took:9.3f} ms      "
-            for batch, took in batches.items()
+            f"{each['step_ms']:12.3f} ms {1e3 * each['gate_ms']:5.0f} us {each['share']:6.1%}"
+            for each in batches.values()
         )
-        yield f"{kind:20}" + "".join(cells)
-
-
-def _added(took: float, plain: float) -> str:
-    return f"{took / plain - 1:+.1%}"
+        yield f"{kind:18}" + "".join(cells)
 
 
 def main() -> None:
@@ -216,20 +247,15 @@ def main() -> None:
     asked = parser.parse_args()
     with TemporaryDirectory() as folder:
         random_gate(Path(folder), asked.model)
-        os.environ |= {
-            ARTIFACTS_VARIABLE: folder,
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_LOGGING_LEVEL": "ERROR",
-        }
+        os.environ |= ENVIRONMENT | {ARTIFACTS_VARIABLE: folder}
         pair = on_the_pair(asked.model, asked.rounds, asked.tokens)
     alone = gate_alone(asked.tokens // 4)
-    print(f"A decode step on {asked.model.name}, and what it is more than `absent`:")
-    print(*table(pair, "absent"), sep="\n")
-    print(f"The gate alone, vocabulary {VOCABULARY:,}, beside taking the likeliest token:")
-    print(*table(alone, None), sep="\n")
+    print(f"A decode step on {asked.model.name}, and what of it is the gate's:")
+    print(*table(pair), sep="\n")
+    print(f"The gate on a vocabulary of {VOCABULARY:,}, beside taking the likeliest token:")
+    print(*table(alone), sep="\n")
     if asked.json:
-        figures = {"step": pair, "alone": alone, "target": TARGET}
+        figures = {"pair": pair, "alone": alone, "target": TARGET}
         asked.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 

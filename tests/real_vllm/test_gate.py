@@ -132,8 +132,8 @@ def expected(bits: Sequence[float], gate: Json) -> int | None:
     def fires(at: int) -> bool:
         seen = [*history, *bits[: at + 1]][-window:]
         mean = math.fsum(seen) / len(seen)
-        over = mean >= gate["threshold"]
-        ready = gate.get("since", 0) + at >= gate.get("dwell", 0)
+        over = mean >= float(gate["threshold"])
+        ready = int(gate.get("since", 0)) + at >= int(gate.get("dwell", 0))
         return ready and over != bool(gate.get("below"))
 
     return first(map(fires, range(len(bits))))

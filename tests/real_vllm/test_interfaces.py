@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(300)]  # importing vLLM
 
 
 def test_batches_by_chance_decide_as_plain_python_does(python: Path) -> None:
-    command = [python, "-m", "tests.real_vllm.interfaces"]
+    command: list[str | Path] = [python, "-m", "tests.real_vllm.interfaces"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "VLLM_LOGGING_LEVEL": "ERROR"}
     played = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False

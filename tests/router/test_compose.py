@@ -45,6 +45,10 @@ REAL = json.loads((Path(__file__).parents[1] / "pair" / "vllm_answers.json").rea
 """Answers of a real vLLM."""
 
 
+TOLD = {"models": {"small": 6, "large": 1}, "cost_usd": 1e-6}
+"""What the ledger has to say of an answer."""
+
+
 def asked(surface: Surface, *, stream: bool, explain: bool = False, **body: Any) -> Request:
     return replace(request(surface, body={"stream": stream, **body}), explain=explain)
 
@@ -55,7 +59,10 @@ def composed(
     """The decoded events of a stream, or the one body; each read by the official client."""
     composer = Composer(asked, 1_700_000_000)
     parts = [composer.emit(step) for step in steps]
-    parts.append(composer.end(OVER, USED, show_usage=show_usage))
+    if asked.stream:
+        parts.append(composer.end(OVER, USED, show_usage=show_usage))
+    else:
+        parts.append(composer.body(OVER, USED, TOLD))
     if asked.stream:
         decoded = [orjson.loads(event.data) for part in parts for event in sse.read(part)]
     else:
@@ -327,13 +334,14 @@ def test_usage_comes_in_a_chunk_of_its_own_if_it_is_asked_for(surface: Surface) 
 
 def test_what_a_prefix_cache_held_is_told() -> None:
     composer = Composer(asked(Surface.CHAT, stream=False), 0)
-    body = orjson.loads(composer.end(OVER, Usage(5, 7, 4), show_usage=False))
+    body = orjson.loads(composer.body(OVER, Usage(5, 7, 4), TOLD))
     assert body["usage"]["prompt_tokens_details"] == {"cached_tokens": 4}
+    assert body["usage"]["tandem"] == TOLD
 
 
 def test_an_answer_without_a_word_and_without_a_reason_stopped() -> None:
     composer = Composer(asked(Surface.CHAT, stream=False), 0)
-    body = orjson.loads(composer.end(Finished(SMALL), USED, show_usage=False))
+    body = orjson.loads(composer.body(Finished(SMALL), USED, TOLD))
     assert body["choices"][0]["finish_reason"] == "stop"
     assert body["choices"][0]["message"]["content"] == ""
 

@@ -18,14 +18,15 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from itertools import islice, product
+from pathlib import Path
 from random import Random
 
 import aiohttp
 import pytest
 
 from policies.duet.page import Page
+from router.backend import Backend
 from router.call import Call
 from router.engine import Drive
 from router.faults import Blame
@@ -113,15 +114,19 @@ class Deaths:
             await asyncio.sleep(0.01)
 
     async def _settle(self) -> None:
-        """Until the gateway knows that all are back."""
-        while not self._well():
+        """Until the gateway has seen that all are back; a breaker opens with the next call."""
+        backends = self._backends()
+        while not all(backend.healthy and backend.probed for backend in backends):
             await asyncio.sleep(0.01)
         self.since = time.monotonic()
 
     def _well(self) -> bool:
-        pools = self.gateway.rooms.revisions.runtime.pools.values()
-        seen = all(backend.state == "healthy" for pool in pools for backend in pool.backends)
+        seen = all(backend.state == "healthy" for backend in self._backends())
         return seen and all(server.up for server in self.servers)
+
+    def _backends(self) -> list[Backend]:
+        pools = self.gateway.rooms.revisions.runtime.pools.values()
+        return [backend for pool in pools for backend in pool.backends]
 
 
 @dataclass(slots=True)

@@ -130,7 +130,7 @@ class _Stages:
         self, divided: list[Fork], continued: Journal, judge: Endpoint | None
     ) -> Journal:
         journal = self._journal("verdicts")
-        template = self.asking.judge_prompt.read_text(encoding="utf-8")
+        template = verdicts.read_template(self.asking.judge_prompt)
 
         async def find(id_: str, fork: Fork) -> Row:
             prompt, row = self.prompts[fork.answered.id], continued[id_]
@@ -175,6 +175,7 @@ def _settings(
         "small": small.model,
         "large": large.model,
         "judge": judge and judge.model,
+        "judge_prompt": judge and verdicts.digest(asking.judge_prompt),
         "result": asking.results.rule,
         "max_tokens": asking.max_tokens,
     }

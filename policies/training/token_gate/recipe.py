@@ -27,7 +27,7 @@ class Recipe:
     batch: int = 1024
     dropout: float = 0.1
     epochs: int = 12
-    patience: int = 3
+    patience: int = 6
     seed: int = 0
 
     @property

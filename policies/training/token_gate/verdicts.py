@@ -7,17 +7,21 @@ token is left out of the training, since either label would be a guess.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from policies.training.token_gate.endpoint import Endpoint
+from policies.training.token_gate.errors import TrainingError
 from policies.training.token_gate.journal import Row
 from policies.training.token_gate.prompts import Prompt
 from policies.training.token_gate.results import ResultFinder
 
 JUDGE_PROMPT = Path(__file__).with_name("judge.txt")
 _WORD = re.compile(r"\b(same|different)\b", re.IGNORECASE)
+_PLACES = "question", "before", "original", "other"
+_DIGITS = 16
 _REPLY_TOKENS = 512
 """Room for a judge that thinks aloud; the verdict is its last word."""
 
@@ -47,8 +51,21 @@ def filled(template: str, places: Row) -> str:
 
     Braces elsewhere, in the template as in what is filled in, stay as they are.
     """
-    names = "question", "before", "original", "other"
-    return re.sub(r"\{(" + "|".join(names) + r")\}", lambda found: places[found[1]], template)
+    return re.sub(r"\{(" + "|".join(_PLACES) + r")\}", lambda found: places[found[1]], template)
+
+
+def read_template(file: Path) -> str:
+    """What the judge is told. Raises TrainingError if it would not see both texts."""
+    template = file.read_text(encoding="utf-8")
+    missing = [place for place in ("{original}", "{other}") if place not in template]
+    if missing:
+        raise TrainingError(f"{file} has no place for {' and '.join(missing)}")
+    return template
+
+
+def digest(file: Path) -> str:
+    """What tells one judge prompt from another."""
+    return hashlib.sha256(read_template(file).encode()).hexdigest()[:_DIGITS]
 
 
 def verdict(reply: str) -> bool | None:

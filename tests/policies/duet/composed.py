@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from policies.entropy import Entropy
 from policies.token_gate import TokenGate
 from tests.policies.duet.world import EOS, LONGEST, PROMPT, World, begun, coin, entropy, shown
 
-OTHER = {"small": "large", "large": "small"}
+Name = Literal["small", "large"]
+OTHER: dict[Name, Name] = {"small": "large", "large": "small"}
 
 
 @dataclass(frozen=True)
 class Setting:
     """One question to a world: the most tokens, the client's stop tokens, the coins' first seed.
 
-    `lost` says at which length of the answer a model was lost.
+    `lost` says at which length of the answer a model was lost, `broken` where whose calls broke:
+    if inside a character, no rule runs until it is complete.
     """
 
     world: World
@@ -27,6 +30,7 @@ class Setting:
     stop_ids: tuple[int, ...] = ()
     coins: int = 0
     lost: Mapping[str, int] = field(default_factory=dict)
+    broken: frozenset[tuple[Name, int]] = frozenset()
 
     @property
     def most(self) -> int:
@@ -55,15 +59,19 @@ class Composed:
         """Whether the answer ends inside a character."""
         return bool(begun((*PROMPT, *self.ids)))
 
+    def broke(self, model: Name) -> bool:
+        """Whether a call of this model broke here."""
+        return (model, len(self.ids)) in self.setting.broken
+
     @property
     def all_ids(self) -> tuple[int, ...]:
         return (*PROMPT, *self.ids)
 
-    def gone(self, model: str) -> bool:
+    def gone(self, model: Name) -> bool:
         """Whether the model is lost by now."""
         return self.setting.lost.get(model, LONGEST) <= len(self.ids)
 
-    def write(self, model: str) -> None:
+    def write(self, model: Name) -> None:
         """One token of this model."""
         token = self.setting.world.spread(model, self.all_ids)[0][0]
         self.ids.append(token)
@@ -75,7 +83,7 @@ class Composed:
         elif len(self.ids) == self.setting.most:
             self.reason = "length"
 
-    def write_out(self, model: str) -> Composed:
+    def write_out(self, model: Name) -> Composed:
         """The rest, by this model alone."""
         while not self.over:
             self.write(model)
@@ -84,7 +92,8 @@ class Composed:
 
 def ead(policy: Entropy, setting: Setting) -> Composed:
     """Entropy-adaptive switching, arXiv 2502.06833, with this policy's settings."""
-    answer, writer, first = Composed(setting), policy.start, True
+    answer, first = Composed(setting), True
+    writer: Name = policy.start
     while not answer.over:
         if answer.gone(writer):
             return answer.write_out(OTHER[writer])
@@ -96,12 +105,14 @@ def ead(policy: Entropy, setting: Setting) -> Composed:
     return answer
 
 
-def _ead_turn(policy: Entropy, answer: Composed, writer: str, dwell: int) -> None:
-    since, bits, fired = 0, list[float](), False
-    while answer.inside and not answer.over and not answer.gone(writer):
-        answer.write(writer)
-        since += 1
+def _ead_turn(policy: Entropy, answer: Composed, writer: Name, dwell: int) -> None:
+    since, bits, fired, free = 0, list[float](), False, answer.inside
     while not answer.over and not answer.gone(writer) and not answer.gone(OTHER[writer]):
+        free = (free or answer.broke(writer)) and answer.inside
+        if free:
+            answer.write(writer)
+            since += 1
+            continue
         bits.append(entropy(answer.setting.world.spread(writer, answer.all_ids)))
         last = bits[-policy.window :]
         mean = sum(last) / len(last)
@@ -122,20 +133,23 @@ def gated(policy: TokenGate, setting: Setting) -> Composed:
     """Token-level routing, arXiv 2505.21600, with this policy's settings."""
     answer = Composed(setting)
     while not answer.over:
-        while answer.inside and not answer.over and not answer.gone("small"):
+        free = answer.inside
+        while not answer.gone("small"):
+            free = (free or answer.broke("small")) and answer.inside
+            if not free and _fires(policy, answer):
+                break
             answer.write("small")
-        while not answer.over and not answer.gone("small") and not _fires(policy, answer):
-            answer.write("small")
-        if answer.over:
-            break
+            if answer.over:
+                return answer
         if answer.gone("small"):
             return answer.write_out("large")
         answer.firings.append("small")
         for _ in range(policy.burst):
             if answer.gone("large"):
                 return answer.write_out("small")
-            if not answer.over:
-                answer.write("large")
+            answer.write("large")
+            if answer.over:
+                break
     return answer
 
 

@@ -10,6 +10,7 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from os.path import commonprefix
 from types import MappingProxyType
 from typing import Any
 
@@ -104,6 +105,7 @@ class Play:
     finishes: dict[int, Finished] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     lost: dict[str, int] = field(default_factory=dict)
+    broken: set[Any] = field(default_factory=set)
     spelled: int = 0
     ended: Ended | None = None
 
@@ -156,17 +158,28 @@ class Play:
 
     def _open(self, step: Open) -> Attempt:
         body = step.request.body
-        names = [name for name in BACKENDS if name not in step.avoid and step.model not in self.lost]
+        names = [name for name in BACKENDS if name not in step.avoid]
+        names = [] if step.model in self.lost else names
         picked = step.prefer if step.prefer in names else self.rng.choice(names) if names else ""
         if not picked:
             return Attempt(-1 - len(self.calls), step.model, "")
         assert step.held <= len(body["prompt"])
         attempt = Attempt(len(self.calls), step.model, picked)
         held = step.held if picked == step.prefer else 0
+        assert held <= self._cached(attempt, body["prompt"]), "that backend has not seen so much"
         fits = len(body["prompt"]) < LONGEST
         answer = said(self.world, step.model, body) if fits else Said((), "", None)
         self.calls.append(Running(attempt, body, step.avoid | {picked}, held, answer))
         return attempt
+
+    def _cached(self, attempt: Attempt, prompt: tuple[int, ...]) -> int:
+        """How many of these tokens the backend has read or written before."""
+        seen = [
+            (*call.body["prompt"], *(spoken.token.id for spoken in call.said.tokens[: call.told]))
+            for call in self.calls
+            if (call.attempt.model, call.attempt.backend) == (attempt.model, attempt.backend)
+        ]
+        return max((len(commonprefix([ids, prompt])) for ids in seen), default=0)
 
     def _next(self, step: Next) -> Event:
         assert step.timeout is None
@@ -177,17 +190,18 @@ class Play:
         assert call.state == "open", f"it waits for a call that is {call.state}"
         if self.failures and not call.stopped and self.rng.random() < 0.15:
             self.failures -= 1
-            return self._fail(call)
+            return self._fail(call, listened=call.attempt == step.attempts[0])
         return self._speak(call)
 
-    def _fail(self, call: Running) -> Failed:
+    def _fail(self, call: Running, *, listened: bool) -> Failed:
         call.state = "failed"
         model = call.attempt.model
-        if model == self.lose:
-            self.lost[model] = len(call.body["prompt"]) - len(PROMPT) + call.emitted
-        spare = model not in self.lost and bool(set(BACKENDS) - call.avoid)
-        if not spare:
-            self.lost.setdefault(model, len(call.body["prompt"]) - len(PROMPT) + call.emitted)
+        at = len(call.body["prompt"]) - len(PROMPT) + call.emitted
+        if listened:
+            self.broken.add((model, at))
+        if model == self.lose or not set(BACKENDS) - call.avoid:
+            self.lost.setdefault(model, at)
+        spare = model not in self.lost
         return Failed(call.attempt, FAULT, call.emitting, spare)
 
     def _speak(self, call: Running) -> Event:
@@ -213,4 +227,3 @@ class Play:
         self.writers[step.choice] += [step.attempt.model] * len(step.tokens)
         if step.finish is not None:
             self.finishes[step.choice] = step.finish
-

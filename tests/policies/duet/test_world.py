@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
-import pytest
 from hypothesis import event, example, given
 from hypothesis import settings as limited
 from hypothesis import strategies as st
@@ -47,13 +47,13 @@ def switching(draw: st.DrawFn, thresholds: tuple[float, ...] = EXACT) -> Entropy
 def gates(draw: st.DrawFn, thresholds: tuple[float, ...] = EXACT) -> TokenGate:
     burst = draw(st.sampled_from((1, 1, 1, 2, 4)))
     optimistic = burst == 1 and draw(st.booleans())
-    rule = draw(st.sampled_from(("neural", "entropy", "random")))
-    about: dict[str, Any] = {
-        "neural": {"artifact": "g", "threshold": draw(st.sampled_from((0.3, 0.7, 0.9)))},
-        "entropy": {"threshold": draw(st.sampled_from(thresholds))},
-        "random": {"rate": draw(st.sampled_from((0.0, 0.1, 0.5, 1.0)))},
-    }[rule]
-    return TokenGate(**PAIR, rule=rule, burst=burst, optimistic=optimistic, **about)
+    rules: tuple[dict[str, Any], ...] = (
+        {"rule": "neural", "artifact": "g", "threshold": draw(st.sampled_from((0.3, 0.7, 0.9)))},
+        {"rule": "entropy", "threshold": draw(st.sampled_from(thresholds))},
+        {"rule": "random", "rate": draw(st.sampled_from((0.0, 0.1, 0.5, 1.0)))},
+    )
+    rule = draw(st.sampled_from(rules))
+    return TokenGate(**PAIR, burst=burst, optimistic=optimistic, **rule)
 
 
 @st.composite
@@ -89,7 +89,7 @@ def same(play: Play, answer: Composed, choice: int = 0) -> None:
     assert isinstance(play.ended, Finished)
 
 
-@limited(max_examples=1500)
+@limited(max_examples=100)
 @given(st.one_of(switching(), gates()), bodies(), seeds, seeds, st.integers(1, 6))
 def test_it_is_what_a_plain_loop_composes(
     policy: Policy, body: dict[str, Any], seed: int, chance: int, pieces: int
@@ -101,7 +101,7 @@ def test_it_is_what_a_plain_loop_composes(
     same(play, answer)
 
 
-@limited(max_examples=1500)
+@limited(max_examples=60)
 @given(st.one_of(switching(BETWEEN), gates(BETWEEN)), bodies(), seeds, seeds, st.integers(1, 6))
 def test_it_is_the_same_where_the_gateway_watches_for_a_gate(
     policy: Policy, body: dict[str, Any], seed: int, chance: int, pieces: int
@@ -114,7 +114,7 @@ def test_it_is_the_same_where_the_gateway_watches_for_a_gate(
     same(play, composed(policy, setting(world, body)))
 
 
-@limited(max_examples=1500)
+@limited(max_examples=60)
 @given(st.one_of(switching(), gates()), bodies(), seeds, seeds, st.booleans())
 @example(Entropy(**PAIR), {"messages": [], "max_tokens": 1}, 0, 0, True)
 def test_stop_strings_cut_where_the_joined_text_first_contains_one(
@@ -137,7 +137,7 @@ def test_stop_strings_cut_where_the_joined_text_first_contains_one(
         assert cut(shown(play.ids[0]), strings, keep=keep) == (text, found)
 
 
-@limited(max_examples=1500)
+@limited(max_examples=60)
 @given(st.one_of(switching().filter(lambda p: p.window == 1), gates()), bodies(), seeds, seeds)
 def test_a_backend_that_fails_is_replaced_from_the_token_reached(
     policy: Policy, body: dict[str, Any], seed: int, chance: int
@@ -148,12 +148,15 @@ def test_a_backend_that_fails_is_replaced_from_the_token_reached(
     world, rng = World(seed, marks=True), random.Random(chance)
     play = Play(world, policy, request(body=body), able(), rng, 4, failures=2).run()
     if not play.lost:
-        same(play, composed(policy, setting(world, body)))
+        same(play, composed(policy, setting(world, body, broken=frozenset(play.broken))))
 
 
-@limited(max_examples=1500)
+@limited(max_examples=60)
 @given(
-    st.one_of(switching().filter(lambda p: p.window == 1 and not p.keep), gates()),
+    st.one_of(
+        switching().filter(lambda p: p.window == 1 and not p.keep),
+        gates().filter(lambda p: not p.optimistic),
+    ),
     bodies(),
     seeds,
     seeds,
@@ -169,27 +172,26 @@ def test_a_model_that_is_lost_leaves_the_rest_to_the_other(
         assert isinstance(play.ended, Failed)
         assert play.ended.sent == bool(play.ids[0])
     else:
-        same(play, composed(policy, setting(world, body, lost=play.lost)))
+        broken = frozenset(play.broken)
+        same(play, composed(policy, setting(world, body, lost=play.lost, broken=broken)))
 
 
-@limited(max_examples=1500)
+@limited(max_examples=60)
 @given(gates().filter(lambda p: p.burst == 1), bodies(), seeds, seeds)
 def test_optimism_changes_nothing_but_the_waiting(
     policy: TokenGate, body: dict[str, Any], seed: int, chance: int
 ) -> None:
-    from dataclasses import replace
-
     world, plays = World(seed), []
     for optimistic in (False, True):
         tried = replace(policy, optimistic=optimistic)
         rng = random.Random(chance)
         plays.append(Play(world, tried, request(body=body), able(), rng).run())
     plain, hopeful = plays
-    assert (plain.ids, plain.parts[0] and plain.text()) == (hopeful.ids, hopeful.text())
+    assert (plain.ids, plain.text()) == (hopeful.ids, hopeful.text())
     assert plain.finishes[0].reason == hopeful.finishes[0].reason
 
 
-@limited(max_examples=1500)
+@limited(max_examples=60)
 @given(st.one_of(switching(), gates()), bodies(), seeds, seeds, st.integers(2, 3))
 def test_choices_are_written_side_by_side_and_do_not_mix(
     policy: Policy, body: dict[str, Any], seed: int, chance: int, choices: int

@@ -16,7 +16,7 @@ from policies.training.token_gate.journal import Journal, same_settings
 from policies.training.token_gate.prompts import read_prompts
 from policies.training.token_gate.results import ResultFinder
 from policies.training.token_gate.threshold import auc, candidates, choose
-from policies.training.token_gate.verdicts import JUDGE_PROMPT, filled, verdict
+from policies.training.token_gate.verdicts import JUDGE_PROMPT, filled, read_template, verdict
 
 
 def lines(tmp_path: Path, *rows: object) -> Path:
@@ -131,6 +131,13 @@ def test_the_judge_is_told_everything_as_it_is() -> None:
     places = {"question": "{other}", "before": "a {b}", "original": "\\1", "other": "d"}
     told = filled(template, places)
     assert all(f"\n{text}\n" in told for text in places.values())
+
+
+def test_a_judge_prompt_without_both_texts_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "judge.txt"
+    file.write_text("{question} {other}", encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"no place for \{original\}"):
+        read_template(file)
 
 
 # ------------------------------------------------------------------------------------- journals

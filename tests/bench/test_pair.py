@@ -1,0 +1,137 @@
+"""`tandem bench pair`: how rows are counted, what stands in the table, and a small run of it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from app import embedded
+from app.bench.pair_lineup import BASELINES, USUAL, lineup
+from app.bench.pair_measure import Plan, measure
+from app.bench.pair_rows import Row, row, table, wilson
+from app.bench.processes import BenchError
+from app.cli import main
+from app.trial import Answered, Run
+from deploy.pair.problems import REPORT_SEED_FROM, TUNE_SEEDS, problems
+from policies import TABLE
+from router.config import Document, parse
+from router.references import build_policy
+from router.steps import Usage
+from tests.app.observations import attempt
+
+ASKED = list(problems(TUNE_SEEDS.start, 4))
+PARAMS = {"small": 0.001, "large": 0.009}
+"""Billions."""
+
+
+def document() -> Document:
+    urls = {"small": "http://s:1", "large": "http://l:1"}
+    return parse(embedded.Pair([], urls).document, TABLE)
+
+
+def answered(text: str, writers: str) -> Answered:
+    """An answer whose tokens were written by small (`s`) and large (`L`) in this order."""
+    names = tuple("small" if letter == "s" else "large" for letter in writers)
+    used = {name: attempt(name, Usage(9, names.count(name))) for name in PARAMS}
+    return Answered(text, tuple(used.values()), names, "in_engine", "")
+
+
+def test_a_row_counts_what_the_gateway_saw() -> None:
+    right, wrong = f"Answer: {ASKED[0].answer}", "Answer: nothing"
+    run = Run((answered(right, "ssLsss"), answered(wrong, "LLss")), 1.5)
+    found = row("it", 0.25, run, ASKED[:2], PARAMS)
+    assert (found.policy, found.line, found.accuracy) == ("it 0.25", "it", 0.5)
+    assert found.large_share == pytest.approx(3 / 10)
+    assert found.handoffs_per_100 == pytest.approx(100 * (2 + 1) / 10)
+    assert found.avg_params == pytest.approx((7 * 1 + 3 * 9) / 10)  # millions
+    assert (found.accuracy_low, found.accuracy_high) == wilson(1, 2)
+
+
+def test_steps_that_nobody_saw_are_paid_for() -> None:
+    stopped = attempt("small", Usage(9, 5))
+    stopped.emitted = 4  # its fifth step was the one at which the gate stopped it
+    run = Run((Answered("", (stopped,), ("small",) * 4, "in_engine", ""),), 1.0)
+    assert row("it", None, run, ASKED[:1], PARAMS).avg_params == pytest.approx(5 / 4)
+
+
+def test_the_interval_is_wilsons() -> None:
+    low, high = wilson(8, 10)
+    assert low == pytest.approx(0.4902, abs=1e-4)
+    assert high == pytest.approx(0.9433, abs=1e-4)
+    assert wilson(0, 10)[0] == 0.0
+    assert wilson(10, 10)[1] == pytest.approx(1.0)
+
+
+def test_everything_in_the_lineup_can_be_built() -> None:
+    entries = lineup(document().config.policies)
+    assert set(USUAL) <= set(entries)
+    for entry in entries.values():
+        blocks = [block for _, block in entry.points()]
+        if entry.name not in BASELINES and entry.block is not None:
+            blocks.append(entry.block)
+        for block in blocks:
+            policy, complaints = build_policy(block, TABLE)
+            assert policy is not None, (entry.name, complaints)
+
+
+def test_the_curve_keeps_the_way_back_in_proportion() -> None:
+    ead = lineup(document().config.policies)["ead"]
+    ratios = {round(block["back"] / block["threshold"], 6) for _, block in ead.points()}
+    assert len(ratios) == 1
+
+
+def test_seeds_for_tuning_are_not_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "pair", "--seed", str(REPORT_SEED_FROM - 1)]) == 2
+    assert "--tuning" in capsys.readouterr().err
+
+
+def test_a_plot_needs_matplotlib(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["bench", "pair", "--plot", "it.png"]) == 1
+    assert "matplotlib" in capsys.readouterr().err
+
+
+def rows() -> list[Row]:
+    run = Run((answered(f"Answer: {ASKED[0].answer}", "ssL"),), 1.0)
+    points = [row("it", setting, run, ASKED[:1], PARAMS) for setting in (None, 0.1, 0.2)]
+    return [row("small", None, run, ASKED[:1], PARAMS), *points]
+
+
+def test_the_table_is_markdown() -> None:
+    lines = table(rows()).splitlines()
+    assert len(lines) == 2 + 4
+    assert {line.count("|") for line in lines} == {7}
+
+
+def test_the_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from app.bench.pair_plot import draw
+
+    draw(rows(), tmp_path / "it.png")
+    assert (tmp_path / "it.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.xdist_group("pair")
+async def test_a_small_run() -> None:
+    block = "te: {use: token_gate, small: small, large: large, rule: entropy, threshold: 0.3}"
+    names = ("small", "te", "random", "r2r_optimistic")
+    found = await measure(Plan(ASKED, names, tuning=4, more=(block,)))
+    small, entropy, chance, optimistic = found
+    assert small.large_share == 0.0
+    assert small.avg_params == pytest.approx(1000 * embedded.PARAMS_B["small"], rel=0.05)
+    for mixed in (entropy, optimistic):
+        assert 0 < mixed.large_share < 0.5
+        # Every token of the large model is a turn of its own, unless two of them meet.
+        assert 0 < mixed.handoffs_per_100 <= 200 * mixed.large_share
+        assert mixed.avg_params > small.avg_params
+    assert chance.policy == "random"
+
+
+@pytest.mark.xdist_group("pair")
+async def test_a_policy_that_is_not_there_is_named() -> None:
+    with pytest.raises(BenchError, match="no policy nobody"):
+        await measure(Plan(ASKED, ("nobody",)))
