@@ -1,4 +1,4 @@
-"""`tandem calibrate entropy|token-gate`: the threshold for a share of tokens, or for a quality.
+"""`tandem calibrate`: the threshold of a token policy for a share of tokens, or for a quality.
 
 Only reads the command line; it is imported with every `tandem` command, so what it does is not. The
 runs are made by `app.calibration`, and `app.calibration_report` says what they found.
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
     add("--prompts", type=Path, required=True, metavar="FILE", help=prompts)
     add("--n", type=_count, metavar="N", help="use only the first so many prompts")
     add("--config", type=Path, metavar="FILE", help="gateway.yaml; default: the embedded pair")
-    add("--policy", metavar="NAME", help="which one, if the config has several of the kind")
+    add("--policy", metavar="NAME", help="default: the only one, or the config's default")
     result = "regular expression that finds the result in an answer (default: its last number)"
     add("--result", metavar="REGEX", help=result)
     longest = "longest answer, in tokens (default: %(default)s)"

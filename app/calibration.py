@@ -71,11 +71,14 @@ class Policy:
 
 
 def chosen(document: Document, use: str, name: str | None) -> Policy:
-    """The policy of this kind, or the one of this name. Raises `CalibrationError`."""
+    """The policy of this name, or the only one of this kind, or of several the config's default.
+
+    Raises `CalibrationError` if that is none.
+    """
     blocks = document.config.policies
     fitting = [each for each in blocks if blocks[each].get("use") == use]
-    if name is None and len(fitting) == 1:
-        (name,) = fitting
+    if name is None:
+        name = fitting[0] if len(fitting) == 1 else document.default
     if name not in fitting:
         there = f"there are {', '.join(fitting)}" if fitting else "it has none"
         raise CalibrationError(

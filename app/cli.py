@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from app import calibrate, chat, train
-    from app.bench import handoffs, overhead, pair
+    from app.bench import handoffs, overhead, pair, serving
 
     parser = argparse.ArgumentParser(prog="tandem", description=DESCRIPTION)
     parser.set_defaults(command=_helping(parser))
@@ -69,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     handoffs.add_arguments(
         _command(benches, "handoffs", "what hand-offs between models cost", handoffs.main)
+    )
+    serving.add_arguments(
+        _command(benches, "serving", "tokens/s of a policy and of its large model", serving.main)
     )
     pair.add_arguments(
         _command(benches, "pair", "quality and cost of policies on the embedded pair", pair.main)

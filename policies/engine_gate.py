@@ -5,8 +5,8 @@ class for either; so `Gate` is both, and says at each method whose it is. All th
 out which request each row of logits belongs to and how many tokens that has had; `vllm_gate.gates`
 decides, `vllm_gate.forcing` does it. A batch in which nobody has a gate costs one comparison.
 
-This file and `vllm_gate.plugin` are the only ones that know vLLM. Runs inside vLLM's processes; the
-gateway never imports it.
+This file, `vllm_gate.plugin` and `vllm_gate.model` are the only ones that know vLLM. Runs inside
+vLLM's processes; the gateway never imports it.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ class Gate(First, Second):
         if not len(self.gates):
             return
         slots = ctx.idx_mapping_np
-        lengths = ctx.seq_lens_upper_bound_np  # exact, since nothing is drafted
+        # Exact, since nothing is drafted; filled up with zeros for CUDA graphs.
+        lengths = ctx.seq_lens_upper_bound_np[: len(slots)]
         gated = np.fromiter((slot in self.gates for slot in slots.tolist()), bool, len(slots))
         # A prompt that is still being read, in parts, has a row too: its token is thrown away.
         rows = np.flatnonzero(gated & (lengths >= self._states.prefill_len.np[slots]))
@@ -139,7 +140,8 @@ class Gate(First, Second):
         self, logits: Array, rows: Whole, at: Array, slots: Whole, positions: Whole
     ) -> None:
         """Ask the gates of these rows, in ascending order, and do what they say; `at` is `rows`."""
-        hidden = self.gates.shown.take(len(logits))
+        shown = self.gates.shown
+        hidden = shown.take(len(logits)) if shown.wanted else None
         if self._seen:
             logits = logits.numpy()  # the same memory
             hidden = None if hidden is None else hidden.float().numpy()

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 
 from policies.duet.answer import REASONS, answered
 from policies.duet.page import Page
-from policies.duet.turn import Fired, Line, Paused, Turn, Turned, Writer, open_line, write_on
+from policies.duet.turn import Fired, Line, Paused, Turn, Writer, open_line, write_on
 from policies.gate.chance import later
 from policies.gate.settings import GateSettings, Rule
 from router.fleet import Fleet, ModelView, tokenizers_differ
@@ -102,26 +102,23 @@ class TokenGate:
             if not isinstance(turned, Fired):
                 assert not isinstance(turned, Paused)
                 return turned
+            turn, line = Turn(until=len(page.ids) + self.burst), None
             if optimistic and _may_guess(page, turned):
+                line = yield from open_line(page, large, turn)
                 assert turned.candidate is not None
-                candidate = [turned.candidate]
-                turn = self._small_turn(page, large, optimistic, ahead=1)
-                ahead = yield from open_line(page, small, turn, candidate)
-            turned = yield from self._hand_over(page, large, ahead)
+                guess = [turned.candidate]
+                small_turn = self._small_turn(page, large, optimistic, ahead=1)
+                ahead = yield from open_line(page, small, small_turn, guess)
+            turned = yield from write_on(page, large, turn, line, ahead)
             if isinstance(turned, Failed) and turned.fault.elsewhere:
                 large.lost = True
             elif not isinstance(turned, Paused):
                 yield from _drop(ahead)
                 assert not isinstance(turned, Fired)
                 return turned
-            if ahead and (ahead.broken or large.lost or page.split or page.ids[-1:] != candidate):
+            if ahead and (ahead.broken or large.lost or page.split or page.ids[-1:] != guess):
                 yield from _drop(ahead)
                 ahead = None
-
-    def _hand_over(self, page: Page, large: Writer, ahead: Line | None) -> Phrase[Turned]:
-        """The large model's tokens. A client that draws tokens draws them from its distribution."""
-        turn = Turn(until=len(page.ids) + self.burst)
-        return (yield from write_on(page, large, turn, None, ahead))
 
     def _finish(self, page: Page, large: Writer) -> Phrase[Ended]:
         turned = yield from write_on(page, large, Turn())

@@ -74,13 +74,15 @@ class Attempts:
             return self._unplace(step, not_served(step))
         if monotonic() >= until:
             return self._unplace(step, too_late())
-        backend = pool.pick(step.request.raw, step.avoid, self.shared.rng, step.prefer)
+        prompt = step.request.raw or self.ledger.request.raw
+        backend = pool.pick(prompt, step.avoid, self.shared.rng, step.prefer)
         if backend is None:
             return self._unplace(step, nowhere(pool, step.avoid))
         attempt = Attempt(number, step.model, backend.name)
         sending = outgoing(step, pool)
         tally = Tally(step.model, backend.name, monotonic(), pool.price, len(sending.body))
-        tally.prompt, tally.held = sending.prompt, step.held
+        tally.prompt = sending.prompt
+        tally.held = step.held if backend.name == step.prefer else 0
         if self.ledger.prompt is None:
             self.ledger.prompt = sending.prompt
         self.ledger.tallies.append(tally)

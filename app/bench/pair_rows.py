@@ -62,8 +62,14 @@ def row(
     )
 
 
-def table(rows: Iterable[Row]) -> str:
-    """The rows for people, as Markdown."""
+def table(rows: Sequence[Row]) -> str:
+    """The rows for people, as Markdown; the points of curves come in a table of their own."""
+    points = [row for row in rows if row.setting is not None]
+    tables = [_table([row for row in rows if row.setting is None])]
+    return "\n\n".join([*tables, _table(points)] if points else tables)
+
+
+def _table(rows: Iterable[Row]) -> str:
     head = "| policy | accuracy (95 %) | large tokens | active params (M) | hand-offs/100 | s |"
     lines = [
         f"| {r.policy} | {r.accuracy:.1%} ({r.accuracy_low:.1%} to {r.accuracy_high:.1%}) "

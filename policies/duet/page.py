@@ -58,6 +58,9 @@ class Page:
     """Tokens at the end of `ids` among which a character may have been begun."""
     _unknown: int = 0
     """Tokens at the end of `ids` whose text no backend will tell."""
+    _blurred: bool = False
+    """Whether the text ends in a character that stands for broken bytes. After a prompt that does,
+    vLLM's first text is the whole prompt's: its decoder takes that for a character unfinished."""
     _due: str = ""
     """Text that was found out and is shown with the next token."""
     _stops: Stops = field(init=False)
@@ -88,6 +91,7 @@ class Page:
             text = ""
         elif text:  # up to some token: those behind it may begin a character
             self._unknown, self._open = 0, min(len(tokens) - 1, MOST_BEGUN)
+            self._blurred = text.endswith(UNFINISHED)
         else:
             self._open += len(tokens)
         shown, self._due = self._due + self._stops.feed(text), ""
@@ -101,7 +105,10 @@ class Page:
 
         What it was silent about, after what it did spell, is a character's beginning or nothing.
         """
-        if not self._open or self.parser is not None or self.stopped is not None:
+        if self.parser is not None or self.stopped is not None:
+            return None
+        if not self._open:
+            self.split = self._blurred
             return None
         try:
             begun, complete = yield from self._begun(model)
@@ -112,7 +119,7 @@ class Page:
             self.split = True
             return error.failed
         self._unknown = self._open = begun
-        self.split = begun > 0
+        self.split = self._blurred = begun > 0 or complete.endswith(UNFINISHED)
         return None
 
     def mend_all_but_last(self, model: str) -> Phrase[None]:
@@ -129,8 +136,13 @@ class Page:
         while complete.endswith(UNFINISHED) and begun < min(self._open, MOST_BEGUN):
             begun += 1
             complete = yield from self._spelled(model, begun)
-        # Otherwise it is no character's beginning: bytes that make none.
-        return (0, whole) if complete.endswith(UNFINISHED) else (begun, complete)
+        if not complete.endswith(UNFINISHED):
+            return begun, complete
+        for held in range(min(self._open, MOST_BEGUN), 0, -1):  # behind bytes that make none
+            complete = yield from self._spelled(model, held)
+            if whole.startswith(complete):
+                return held, complete
+        return 0, whole
 
     def _known(self, model: str) -> Phrase[str]:
         """The text before the tokens whose text is unknown, and before a character they end."""

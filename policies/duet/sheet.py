@@ -37,15 +37,25 @@ class Piece:
 
 
 def pieces(delta: Delta) -> Iterator[Piece]:
-    """One for each token, unless the tokens' texts do not make up the text (half characters).
+    """One for each token that can be told apart; a backend that tells none sends one at a time.
 
-    A backend that tells no tokens is taken to send them one by one.
+    A token's own text need not be in the answer's: a special one has no part in it, and half a
+    character is spelled with the other half. Such tokens share a piece, up to where the next one's
+    text is found again.
     """
-    if "".join([token.text for token in delta.tokens]) == delta.text:
-        for token in delta.tokens:
-            yield Piece(token.text, (token,), 1)
-    else:
-        yield Piece(delta.text, delta.tokens, len(delta.tokens) or 1)
+    at, loose = 0, list[Token]()
+    for token in delta.tokens:
+        found = delta.text.find(token.text, at) if token.text else -1
+        if not 0 <= found - at <= sum(len(strange.text) for strange in loose):
+            loose.append(token)
+            continue
+        if loose:
+            yield Piece(delta.text[at:found], tuple(loose), len(loose))
+            loose.clear()
+        yield Piece(token.text, (token,), 1)
+        at = found + len(token.text)
+    if loose or at < len(delta.text):
+        yield Piece(delta.text[at:], tuple(loose), len(loose) or not delta.tokens)
 
 
 class Border:

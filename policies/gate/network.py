@@ -104,10 +104,11 @@ def _apply(weights: Mapping[str, Array], name: str, x: Array) -> Array:
 
 
 def _normed(xp: ModuleType, weights: Mapping[str, Array], name: str, x: Array) -> Array:
-    centred = x - x.mean(-1)[:, None]
-    spread = xp.sqrt((centred * centred).mean(-1) + _EPSILON)[:, None]
+    width = x.shape[-1]
+    centred = x - x.sum(-1)[:, None] / width
+    spread = xp.sqrt((centred * centred).sum(-1)[:, None] / width + _EPSILON)
     return centred / spread * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
 
 def _gelu(xp: ModuleType, x: Array) -> Array:
-    return x * (xp.tanh(_GELU * (x + _CUBIC * x * x * x)) + 1) / 2
+    return x * (xp.tanh(x * (_GELU + _GELU * _CUBIC * x * x)) + 1) / 2

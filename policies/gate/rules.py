@@ -310,7 +310,7 @@ class Rules:
         if network.hidden and hidden is None:
             raise ValueError("this gate reads hidden states, and the engine shows none")
         floats = self._arrays.floats
-        largest, _ = self._arrays.top(logits, network.top)
+        largest = self._arrays.largest(logits, network.top)
         rows = network.embed(logits.argmax(-1))
         seen = hidden if network.hidden else None
         inputs = Inputs(None if seen is None else floats(seen), floats(rows), floats(largest))

@@ -44,12 +44,15 @@ class Trace:
         self._seen: dict[int, Seen] = {}
 
     def add(self, position: int, seen: Seen) -> None:
-        """Take one position, counted from 0; the last one missing writes the file."""
+        """Take one position, counted from 0, or take it anew; the last one writes the file.
+
+        A position after the last says that nothing is taken anew any more: all is let go.
+        """
         if position >= self._length:
+            self._seen.clear()
             return
-        new = position not in self._seen
         self._seen[position] = seen
-        if new and len(self._seen) == self._length:
+        if len(self._seen) == self._length:
             self._write()
 
     def _write(self) -> None:

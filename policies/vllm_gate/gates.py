@@ -126,7 +126,14 @@ class Gates:
             positions = positions - np.asarray(lost, dtype=np.int64)
         if hidden is None and self.shown.wanted:
             self._do_without_hidden(slots)
-        return self._rules.decide(Step(slots, positions, logits, hidden))
+        step = Step(slots, positions, logits, hidden)
+        try:
+            return self._rules.decide(step)
+        except Exception:  # it would end the engine, and all that it serves
+            log.exception("The gate failed")
+            for slot in slots.tolist():
+                self._put(slot, self._stopping("the rule failed, see above"))
+            return self._rules.decide(step)
 
     def _meet(self, slot: int, position: int) -> None:
         """A request's first position: past 0 when it was preempted and has lost its slot.

@@ -90,6 +90,7 @@ def show(runner: Any) -> None:
     for gates in (each.gates for each in found[:1]):
         _tell(runner.model, gates.shown)
         gates.resources.model = _looked_at(runner, gates.resources.model, gates.shown)
+        log.info("Tandem's gate stops on token %s and sees hidden states", gates.resources.token)
 
 
 def _processors(runner: Any) -> Iterable[Any]:

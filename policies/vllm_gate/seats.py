@@ -72,8 +72,13 @@ class Seats:
 
     def _leave(self, row: int) -> None:
         seat = self._seated.pop(row, None)
-        if seat is not None:
-            self._away[id(seat.params)] = seat
+        if seat is None:
+            return
+        # Inside one process, the choices of a request with several may share their parameters.
+        before = self._away.pop(id(seat.params), None)
+        if before is not None:
+            self._free.append(before.slot)
+        self._away[id(seat.params)] = seat
 
     def _come(self, row: int, params: Params, output: Sequence[int]) -> None:
         self._leave(row)
@@ -93,14 +98,12 @@ class Seats:
         return longest_away.slot
 
     def _move(self, source: int, target: int, *, both: bool) -> None:
-        moved, other = self._seated.pop(source, None), self._seated.pop(target, None)
+        moved = self._seated.pop(source, None)
+        if both and (other := self._seated.pop(target, None)) is not None:
+            self._seated[source] = other
+        self._leave(target)
         if moved is not None:
             self._seated[target] = moved
-        if other is not None:
-            if both:
-                self._seated[source] = other
-            else:
-                self._away[id(other.params)] = other
 
     def _list(self) -> None:
         rows = sorted(self._seated)

@@ -154,6 +154,8 @@ def test_the_policy_is_the_only_one_or_named() -> None:
             chosen(document, "entropy", name)
     with pytest.raises(CalibrationError, match="it has none"):
         chosen(document, "token_gate", None)
+    default = parse(json.dumps({**tree, "policies": two, "default": "other"}), TABLE)
+    assert chosen(default, "entropy", None).name == "other"
     one = parse(json.dumps({**tree, "policies": {"one": ENTROPY.block}}), TABLE)
     assert chosen(one, "entropy", None).name == "one"
 

@@ -43,6 +43,8 @@ from tests.fleets import fleet, request
 MOST_STEPS = 5_000
 """Far more than the texts here take."""
 LINES = ["Three", "and four", "naïve 🚲", "x = 3 + 4", "7", "So the", "end"]
+SPECIAL = "<|end|>"
+"""A token that has no part in the text."""
 SURE, UNSURE = (0.0,), (-1.0, -1.0, -1.0, -1.0)
 
 texts = st.lists(st.sampled_from(LINES), min_size=1, max_size=8)
@@ -54,7 +56,7 @@ class Stage:
     """Two models that both write `text`, and the client's side of the answer.
 
     `trims`: their chat template strips the white space at the end of what they are to continue.
-    `breaks` is the chance that an event is a failure, `halves` that a token's text comes late.
+    `breaks` is the chance that an event is a failure, `halves` that a token's text comes late, `specials` that one without any follows.
     """
 
     text: str
@@ -62,6 +64,7 @@ class Stage:
     trims: bool = False
     breaks: float = 0.0
     halves: float = 0.0
+    specials: float = 0.0
     shown: str = ""
     tokens: list[Token] = field(default_factory=list)
     finish: Finished | None = None
@@ -142,6 +145,8 @@ class Stage:
             top = tuple(Alternative(f"{n}", value) for n, value in enumerate(values))
             yield Token(text[:size], None, values[0], top)
             text = text[size:]
+            if self.rng.random() < self.specials:
+                yield Token(SPECIAL, None, values[0], top)
 
     def _events(self, attempt: Attempt, tokens: list[Token]) -> Iterator[Event]:
         """Several tokens at once, or a text that comes one event after its tokens."""
@@ -149,7 +154,7 @@ class Stage:
         while tokens:
             size = self.rng.choice((1, 1, 1, 2, 4))
             group, tokens = tuple(tokens[:size]), tokens[size:]
-            text = late + "".join(token.text for token in group)
+            text = late + "".join(token.text for token in group).replace(SPECIAL, "")
             late = ""
             if tokens and self.rng.random() < self.halves:
                 text, late = "", text
@@ -192,7 +197,7 @@ every_body = pytest.mark.parametrize("body", [chat, completion], ids=["chat", "c
 def test_the_answer_is_what_both_would_have_written(
     kind: int, body: dict[str, Any], separator: str, lines: list[str], seed: int
 ) -> None:
-    stage = Stage(separator.join(lines), random.Random(seed), halves=0.1)
+    stage = Stage(separator.join(lines), random.Random(seed), halves=0.1, specials=0.1)
     ended = stage.run(policies(separator)[kind], **body)
     assert stage.shown == stage.text
     assert isinstance(ended, Finished)
@@ -250,7 +255,7 @@ def test_nothing_behind_a_stop_string_is_shown(
 def test_the_answer_is_never_longer_than_asked(
     kind: int, lines: list[str], seed: int, most: int
 ) -> None:
-    stage = Stage("\n\n".join(lines), random.Random(seed))
+    stage = Stage("\n\n".join(lines), random.Random(seed), specials=0.1)
     ended = stage.run(policies("\n\n")[kind], max_tokens=most, **chat)
     assert isinstance(ended, Finished)
     assert stage.text.startswith(stage.shown)

@@ -29,6 +29,7 @@ from policies import engine_gate
 from policies.engine_gate import Gate
 from policies.gate.settings import GateSettings
 from tests.policies.gate.vllm_batches import (
+    PADDING,
     ROWS,
     VOCABULARY,
     Crowd,
@@ -51,14 +52,14 @@ def parameters(settings: GateSettings | None) -> Any:
 def context(order: list[int], lengths: list[int]) -> Any:
     """The layout of a batch whose requests are in these slots."""
     slots, rows = torch.tensor(order, dtype=torch.int32), len(order)
-    ends = torch.tensor(lengths, dtype=torch.int32)
+    ends = torch.tensor([*lengths, *[0] * PADDING], dtype=torch.int32)
     return LogitsContext(
         expanded_idx_mapping=slots,
         idx_mapping=slots,
         idx_mapping_np=slots.numpy(),
         expanded_local_pos=torch.zeros(rows, dtype=torch.int32),
         input_ids=torch.zeros(rows, dtype=torch.int32),
-        pos=ends - 1,
+        pos=ends[:rows] - 1,
         seq_lens_upper_bound_np=ends.numpy(),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from router import phrases
 from router.phrases import DRAFT_SHARE
 from router.steps import (
+    Attempt,
     Close,
     Compute,
     Delta,
@@ -16,9 +17,12 @@ from router.steps import (
     Next,
     Note,
     Open,
+    Parse,
+    Parsed,
     Relay,
     Render,
     Route,
+    Spell,
     Step,
     TimedOut,
 )
@@ -55,6 +59,15 @@ def test_each_phrase_says_its_step_and_gives_back_the_reply() -> None:
     assert said(phrases.close(ONE, OTHER), None, None) == ([Close(ONE), Close(OTHER)], None)
     assert said(phrases.compute(max, 1, 2), 2) == ([Compute(max, (1, 2))], 2)
     assert said(phrases.render("small", CHAT), (1, 2)) == ([Render("small", CHAT)], (1, 2))
+    assert said(phrases.spell("small", CHAT, (1, 2)), "It") == (
+        [Spell("small", CHAT, (1, 2))],
+        "It",
+    )
+    parsed = Parsed({"content": "It"}, "stop")
+    assert said(phrases.parse("small", CHAT, (1,), (2,), "stop"), parsed) == (
+        [Parse("small", CHAT, (1,), (2,), "stop")],
+        parsed,
+    )
     assert said(phrases.route("large", CHAT, 0.5), end) == ([Route("large", CHAT, 0.5)], end)
     assert said(phrases.note("why", "so"), None) == ([Note("why", "so")], None)
 
@@ -90,3 +103,47 @@ def test_draft_spills_over_while_there_is_one_to_spare() -> None:
 
 def test_a_draft_that_cannot_be_mended_is_a_failure() -> None:
     assert said(phrases.draft("small", CHAT), ONE, failed(ONE))[1] == failed(ONE)
+
+
+# ------------------------------------------------------------------------------------- together
+
+
+def heard(name: str, *attempts: Attempt) -> phrases.Phrase[list[str]]:
+    """A phrase that notes what each of its attempts says, one after the other, and ends."""
+    texts = []
+    for one in attempts:
+        yield from phrases.note(name)
+        event = yield from phrases.next_event(one)
+        assert isinstance(event, Delta)
+        texts.append(event.text)
+    return texts
+
+
+def test_together_each_hears_its_own_as_soon_as_it_speaks() -> None:
+    parts = [heard("a", ONE), heard("b", OTHER)]
+    replies = (None, None, delta(OTHER, "7"), delta(ONE, "It"))
+    steps, results = said(phrases.together(parts), *replies)
+    assert steps == [Note("a"), Note("b"), Next((ONE, OTHER)), Next((ONE,))]
+    assert results == [["It"], ["7"]]
+
+
+def test_together_a_part_may_wait_for_several_attempts_in_turn() -> None:
+    third = attempt("large", "x:1", 2)
+    parts = [heard("a", ONE, third), heard("b", OTHER)]
+    replies = (None, None, delta(ONE, "It"), None, delta(third, " is"), delta(OTHER, "7"))
+    steps, results = said(phrases.together(parts), *replies)
+    assert steps[2:] == [Next((ONE, OTHER)), Note("a"), Next((OTHER, third)), Next((OTHER,))]
+    assert results == [["It", " is"], ["7"]]
+
+
+def test_together_a_part_may_end_without_waiting() -> None:
+    parts = [heard("a"), heard("b", OTHER), heard("c")]
+    steps, results = said(phrases.together(parts), None, delta(OTHER, "7"))
+    assert steps == [Note("b"), Next((OTHER,))]
+    assert results == [[], ["7"], []]
+
+
+def test_together_with_one_part_is_that_part() -> None:
+    steps, results = said(phrases.together([heard("a", ONE)]), None, delta(ONE, "It"))
+    assert steps == [Note("a"), Next((ONE,))]
+    assert results == [["It"]]

@@ -15,8 +15,8 @@ import aiohttp
 
 from tests.running import CHAT
 
-PATIENCE = 40.0
-"""Seconds for one answer among many, on a busy machine."""
+PATIENCE = 300.0
+"""Seconds for one answer among many: a busy machine takes a minute, a lost answer for ever."""
 EXPLAINED = {"x-tandem-explain": "1"}
 DONE = "[DONE]"
 
@@ -54,6 +54,7 @@ class Heard:
 
     status: int = 0
     id: str = ""
+    revision: int = 0
     reason: str = ""
     choices: dict[int, Said] = field(default_factory=dict)
     usage: Mapping[str, Any] | None = None
@@ -73,19 +74,24 @@ async def ask(
     heard = Heard()
     try:
         async with asyncio.timeout(leaving.seconds or PATIENCE):
-            await _hear(client, body, leaving, heard)
+            await hear(client, body, heard, leaving)
     except TimeoutError:
         assert leaving.seconds is not None, f"no end after {PATIENCE:.0f} s: {body}, {heard}"
         heard.left = True
     return heard
 
 
-async def _hear(
-    client: aiohttp.ClientSession, body: Mapping[str, Any], leaving: Leaving, heard: Heard
+async def hear(
+    client: aiohttp.ClientSession,
+    body: Mapping[str, Any],
+    heard: Heard,
+    leaving: Leaving = STAYING,
 ) -> None:
+    """Ask this, and put into `heard` what comes, as it comes."""
     async with client.post(CHAT, json=body, headers=EXPLAINED) as answer:
         heard.status = answer.status
         heard.id = answer.headers.get("x-request-id", "")
+        heard.revision = int(answer.headers.get("x-tandem-revision", 0))
         heard.reason = answer.headers.get("x-tandem-reason", "")
         if answer.status != 200:
             heard.error = (await answer.json())["error"]["code"]

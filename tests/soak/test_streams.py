@@ -13,7 +13,7 @@ from tests.running import config, eventually, running
 from tests.soak.asking import BY_CHANCE, POLICIES, Asked, policies, prompts, rendered
 from tests.soak.hearing import Heard, Said, ask
 from tests.soak.judging import Judge
-from tests.soak.servers import missing, by_model, started
+from tests.soak.servers import by_model, missing, started
 
 QUESTIONS = 4
 AT_ONCE = 64

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from os.path import commonprefix
 from types import MappingProxyType
 from typing import Any
 
@@ -43,6 +42,12 @@ from tests.policies.duet.world import GATE, LONGEST, PROMPT, Said, World, decode
 
 BACKENDS = ("a:1", "b:1", "c:1")
 FAULT = Fault(Blame.BACKEND, "it fell over")
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many first tokens two sequences share."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def able(*, gate: int | None = GATE) -> Fleet:
@@ -179,7 +184,7 @@ class Play:
             for call in self.calls
             if (call.attempt.model, call.attempt.backend) == (attempt.model, attempt.backend)
         ]
-        return max((len(commonprefix([ids, prompt])) for ids in seen), default=0)
+        return max((_common(ids, prompt) for ids in seen), default=0)
 
     def _next(self, step: Next) -> Event:
         assert step.timeout is None

@@ -114,6 +114,39 @@ def test_a_gate_whose_token_is_unknown_ends_its_request_at_once(
     assert "TANDEM_GATE_TOKEN" in caplog.text
 
 
+def test_a_rule_that_fails_stops_its_requests_and_not_the_engine(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = first_gate()
+    enter(gate, None, GateSettings(Rule.ENTROPY, token=STOP, threshold=9.0))
+
+    def broken(arrays: object, logits: object) -> None:
+        raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr("policies.gate.rules.entropy", broken)
+    rows = logits(2)
+    before = rows.copy()
+    gate.apply(SeenTensor(rows))
+    check(before, rows, [-1, 2])
+    assert "on purpose" in caplog.text
+
+
+def test_choices_that_share_their_parameters_have_seats_of_their_own() -> None:
+    """As of one request with n > 1, when vLLM runs inside one process."""
+    gate, shared = first_gate(), parameters(PROBE)
+    for _ in range(5 * ROWS):
+        outputs: list[list[int]] = [[], []]
+        added = [(row, shared, [1], output) for row, output in enumerate(outputs)]
+        gate.update_state(WORDS.update(batch_size=2, removed=[1, 0], added=added, moved=[]))
+        for token in (3, STOP):
+            rows = logits(2)
+            before = rows.copy()
+            gate.apply(SeenTensor(rows))
+            assert check(before, rows, [token, token]) == 2
+            for output in outputs:
+                output.append(token)
+
+
 def test_speculative_decoding_has_no_gate() -> None:
     slots = Slots(Crowd(0))
     gate = second_gate(slots, speculative_config=object())

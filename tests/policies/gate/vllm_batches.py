@@ -316,9 +316,13 @@ def _apply_second(gate: Any, tensor: Callable[[Floats], Any], layout: Any, rows:
     gate.apply(tensor(rows), layout)
 
 
+PADDING = 3
+"""Lengths of 0 after those of a batch, as for a CUDA graph of more rows."""
+
+
 def plain_context(order: list[int], lengths: list[int]) -> Any:
     """As much of vLLM's `LogitsContext` as the gate reads."""
     return SimpleNamespace(
         idx_mapping_np=np.asarray(order, dtype=np.int32),
-        seq_lens_upper_bound_np=np.asarray(lengths, dtype=np.int32),
+        seq_lens_upper_bound_np=np.asarray([*lengths, *[0] * PADDING], dtype=np.int32),
     )
