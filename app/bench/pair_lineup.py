@@ -34,7 +34,7 @@ GATE: Block = MappingProxyType({"use": "token_gate", "small": "small", "large": 
 
 RATES = (0.05, 0.1, 0.2, 0.4, 0.7)
 TOKEN_BITS = (0.05, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
-MEAN_BITS = (0.01, 0.02, 0.05, 0.1, 0.2)
+MEAN_BITS = (0.03, 0.1, 0.2, 0.4, 0.8)
 SCORES = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9)
 """Points of the curves: from nearly no large tokens to more than anyone would want."""
 

@@ -55,7 +55,7 @@ def pieces(delta: Delta) -> Iterator[Piece]:
         yield Piece(token.text, (token,), 1)
         at = found + len(token.text)
     if loose or at < len(delta.text):
-        yield Piece(delta.text[at:], tuple(loose), len(loose) or not delta.tokens)
+        yield Piece(delta.text[at:], tuple(loose), len(loose) or int(not delta.tokens))
 
 
 class Border:

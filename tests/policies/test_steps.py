@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from policies.duet.sheet import pieces
 from policies.steps import TOP, Grade, Stepwise, entropy
 from router.faults import Blame
 from router.fleet import Abilities, Fleet
@@ -190,6 +191,40 @@ def test_what_stands_behind_a_separator_is_dropped_with_its_writer() -> None:
 def test_several_tokens_at_once_are_taken_one_by_one() -> None:
     one, two = said(SMALL, "It.\n\n"), said(SMALL, "So", UNSURE)
     both = Delta(SMALL, "It.\n\nSo", one.tokens + two.tokens)
+    begun().hears(both).asks(shown(one), Close(SMALL), called("large", "It.\n\n"))
+
+
+def told(text: str, *tokens: str) -> list[tuple[str, list[str]]]:
+    """How a text that came with these tokens is taken apart."""
+    delta = Delta(SMALL, text, tuple(Token(token) for token in tokens))
+    return [(piece.text, [token.text for token in piece.tokens]) for piece in pieces(delta)]
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("7\nSo", [["7"], ["\n"], ["So"]]),
+        ("7\nSo", [["7"], ["\n"], ["So"], ["<|end|>"]]),  # a special token has no text
+        ("7\nSo", [["7"], ["<|a|>", "<|b|>"], ["\n"], ["So"]]),
+        ("a 🚲 b", [["a"], [" "], ["\ufffd", "\ufffd"], [" b"]]),  # half characters
+        ("a 🚲", [["a"], [" "], ["", "\ufffd"]]),
+        ("naïve", [["na"], ["\ufffd"], ["ve"]]),
+        ("7", [[]]),  # nothing is told
+        ("7 8", [["7"], []]),  # not all is told
+        ("", [["\ufffd"]]),
+    ],
+)
+def test_every_token_finds_its_text(text: str, tokens: list[list[str]]) -> None:
+    found = told(text, *(token for piece in tokens for token in piece))
+    assert [named for _, named in found] == tokens
+    assert "".join(part for part, _ in found) == text
+
+
+def test_tokens_behind_a_separator_are_dropped_with_their_text() -> None:
+    """Also where one of them has no text, and so their texts do not join up to the answer's."""
+    one, two = said(SMALL, "It.\n\n"), said(SMALL, "So", UNSURE)
+    end = Token("<|end|>", None, 0.0)
+    both = Delta(SMALL, "It.\n\nSo", (*one.tokens, *two.tokens, end))
     begun().hears(both).asks(shown(one), Close(SMALL), called("large", "It.\n\n"))
 
 

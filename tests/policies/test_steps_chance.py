@@ -56,7 +56,8 @@ class Stage:
     """Two models that both write `text`, and the client's side of the answer.
 
     `trims`: their chat template strips the white space at the end of what they are to continue.
-    `breaks` is the chance that an event is a failure, `halves` that a token's text comes late, `specials` that one without any follows.
+    Chances: `breaks` that an event is a failure, `halves` that a token's text comes late, and
+    `specials` that a token without any follows.
     """
 
     text: str

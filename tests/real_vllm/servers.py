@@ -171,7 +171,7 @@ def vllm(python: Path, model: Path, logs: Path, gate: dict[str, str]) -> Iterato
         "--tool-call-parser": "hermes",
         "--generation-config": "vllm",  # the pair's own allows too few tokens to leave midway
     }
-    flags = ["--enforce-eager", "--enable-auto-tool-choice"]
+    flags = ["--enforce-eager", "--enable-auto-tool-choice", "--enable-scale-out"]
     command: list[str | Path] = [
         python, "-m", "vllm.entrypoints.openai.api_server",
         *(word for option in options.items() for word in option), *flags,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from deploy.pair.engine import Engine, Job, Ranked
 from deploy.pair.prefixes import PrefixPool
+from deploy.pair.sampling import Sampling
 from deploy.pair.text import Stopping
 from tests.soak.hearing import Said
 from tests.soak.servers import MODELS
@@ -35,7 +36,9 @@ class Judge:
 
     def answer(self, name: str, prompt: Sequence[int], most: int) -> Said:
         """The model's own answer."""
-        tokens = self._engines[name].generate(Job(tuple(prompt), Stopping(most)))
+        tokens = self._engines[name].generate(
+            Job(tuple(prompt), Stopping(most), Sampling(temperature=0))
+        )
         written = [(name, token.id) for token in tokens]
         return Said(self.text([token for _, token in written]), written, tokens[-1].finish)
 

@@ -19,7 +19,10 @@ from tests.soak.hearing import Heard, Said
 from tests.soak.judging import Judge
 
 ONE_MODEL = "one_model"
-LOST = frozenset({"small_failed", "large_failed"})
+LOST = {"small_failed": "small", "large_failed": "large"}
+"""Reasons of an answer that one model has finished, and the other one."""
+EACH = 2
+"""Servers of each model."""
 
 
 class Outcome(StrEnum):
@@ -38,12 +41,23 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """An answer, and whether a server was down, or one of its calls broken, on its way."""
+    """An answer, how many servers of each model were not well while it was made, and whether one
+    of its calls broke.
+    """
 
     asked: Asked
     heard: Heard
-    disturbed: bool
+    unwell: Mapping[str, int]
     broken: bool
+
+    @property
+    def reason(self) -> str:
+        """The reason that it gave, without details."""
+        return self.heard.reason.partition(";")[0]
+
+    def lost(self, model: str) -> bool:
+        """Whether there may have been no server of this model at the time."""
+        return self.unwell.get(model, 0) == EACH
 
 
 @dataclass(slots=True)
@@ -65,7 +79,7 @@ class Reckoning:
         with self._lock:
             outcome, why = self._outcome(ended)
             self.counts[ended.asked.policy, outcome] += 1
-            self.reasons[ended.heard.reason.partition(";")[0] or "none was told"] += 1
+            self.reasons[ended.reason or "none was told"] += 1
             if why:
                 self.wrong.append(f"{why}\n    {ended}")
 
@@ -74,12 +88,18 @@ class Reckoning:
         if heard.left:
             return Outcome.LEFT, None
         if not heard.complete:
-            honest = heard.error is not None and ended.disturbed
-            return (Outcome.ENDED, None) if honest else (Outcome.WRONG, "ended, and nothing died")
+            honest = heard.error is not None and self._may_end(ended)
+            return (Outcome.ENDED, None) if honest else (Outcome.WRONG, "ended without a cause")
         why = self._miscounted(ended) or self._mistold(ended)
         if why:
             return Outcome.WRONG, why
         return self._written(ended)
+
+    def _may_end(self, ended: Ended) -> bool:
+        """Whether nobody could have gone on with it: one model's answer is never begun again."""
+        if ended.reason == ONE_MODEL:
+            return ended.unwell.get("large", 0) > 0
+        return ended.lost("small") and ended.lost("large")
 
     def _miscounted(self, ended: Ended) -> str | None:
         """What is wrong with the outside of a complete answer."""
@@ -88,7 +108,7 @@ class Reckoning:
             return f"choices {sorted(choices)}"
         if any(said.finish not in ("stop", "length") for said in choices.values()):
             return "no finish_reason"
-        if ended.heard.reason.startswith(ONE_MODEL):
+        if ended.reason == ONE_MODEL:
             return None  # passed on as it came: it tells no tokens
         if any(len(said.ids) > asked.most for said in choices.values()):
             return "longer than asked"
@@ -102,8 +122,10 @@ class Reckoning:
 
     def _mistold(self, ended: Ended) -> str | None:
         """What is wrong with how it says that it came about."""
-        reason = ended.heard.reason.partition(";")[0]
-        if reason in LOST | {ONE_MODEL} and not ended.disturbed:
+        reason = ended.reason
+        if reason in LOST and not ended.lost(LOST[reason]):
+            return f"{reason}, where there was another server"
+        if reason == ONE_MODEL and not ended.unwell.get("small"):
             return f"{reason}, and nothing died"
         if ended.broken and ended.asked.policy in STATELESS and reason == "in_engine":
             return self._different(ended)
@@ -130,11 +152,11 @@ class Reckoning:
 
     def _written(self, ended: Ended) -> tuple[Outcome, str | None]:
         asked, heard = ended.asked, ended.heard
-        if heard.reason.startswith(ONE_MODEL):
+        if ended.reason == ONE_MODEL:
             large = self._wanted(asked, "large").text
             same = all(said.text == large for said in heard.choices.values())
             return (Outcome.ALONE, None) if same else (Outcome.WRONG, f"not as alone: {large}")
-        lost = heard.reason.partition(";")[0] in LOST
+        lost = ended.reason in LOST
         if asked.policy != BY_CHANCE:
             why = self._different(ended)
             if why is None:

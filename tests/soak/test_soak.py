@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice, product
+from math import inf
 from pathlib import Path
 from random import Random
 
@@ -26,7 +27,6 @@ import aiohttp
 import pytest
 
 from policies.duet.page import Page
-from router.backend import Backend
 from router.call import Call
 from router.engine import Drive
 from router.faults import Blame
@@ -81,12 +81,13 @@ class Deaths:
     answers: int = 0
     over: bool = False
     killed: Counter[str] = field(default_factory=Counter)
-    since: float = 0.0
-    """Until when (monotonic) some server was not well."""
+    _unwell: dict[str, float] = field(default_factory=dict)
+    """By address, until when (monotonic) a server that died was not taken for well again."""
 
-    def disturbed(self, began: float) -> bool:
-        """Whether a server was not well at any time since `began`."""
-        return not self._well() or self.since >= began
+    def unwell(self, began: float) -> dict[str, int]:
+        """How many servers of each model were not well at some time since `began`."""
+        unwell = (s for s in self.servers if self._unwell.get(s.url, -inf) >= began)
+        return Counter(server.model for server in unwell)
 
     async def go_on(self) -> None:
         """Let servers die and come back, until all is `over`; in the end, all are back."""
@@ -95,13 +96,15 @@ class Deaths:
             if self.over:
                 return
             victims = self._victims()
-            self.since = time.monotonic()
+            self._unwell.update((server.url, inf) for server in victims)
             for server in victims:
                 self.killed[server.model] += 1
                 await server.kill()
             await self._answered(self.draw.randint(*DEAD))
             await asyncio.gather(*(server.start() for server in victims))
-            await self._settle()
+            while not all(map(self._well, victims)):
+                await asyncio.sleep(0.01)
+            self._unwell.update((server.url, time.monotonic()) for server in victims)
 
     def _victims(self) -> list[Server]:
         (how,) = self.draw.choices(range(len(VICTIMS)), VICTIMS)
@@ -113,20 +116,11 @@ class Deaths:
         while self.answers < until and not self.over:
             await asyncio.sleep(0.01)
 
-    async def _settle(self) -> None:
-        """Until the gateway has seen that all are back; a breaker opens with the next call."""
-        backends = self._backends()
-        while not all(backend.healthy and backend.probed for backend in backends):
-            await asyncio.sleep(0.01)
-        self.since = time.monotonic()
-
-    def _well(self) -> bool:
-        seen = all(backend.state == "healthy" for backend in self._backends())
-        return seen and all(server.up for server in self.servers)
-
-    def _backends(self) -> list[Backend]:
-        pools = self.gateway.rooms.revisions.runtime.pools.values()
-        return [backend for pool in pools for backend in pool.backends]
+    def _well(self, server: Server) -> bool:
+        """Whether the gateway sees that it is back; its breaker closes with the next call."""
+        pool = self.gateway.rooms.revisions.runtime.pools[server.model]
+        (backend,) = (backend for backend in pool.backends if backend.url == server.url)
+        return backend.state == "healthy" or (self.over and backend.healthy and backend.probed)
 
 
 @dataclass(slots=True)
@@ -148,10 +142,10 @@ class Soak:
         for each in asked:
             began = time.monotonic()
             heard = await ask(self.client, each.body(self.questions), each.leaving)
-            disturbed = self.deaths.disturbed(began)
+            unwell = self.deaths.unwell(began)
             broken = False if heard.left else await self._broken(heard)
             self.deaths.answers += 1
-            await asyncio.to_thread(self.reckoning.add, Ended(each, heard, disturbed, broken))
+            await asyncio.to_thread(self.reckoning.add, Ended(each, heard, unwell, broken))
 
     async def _broken(self, heard: Heard) -> bool:
         """Whether a backend failed during this answer, by what the gateway observed."""

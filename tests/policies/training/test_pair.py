@@ -11,15 +11,22 @@ import numpy as np
 import pytest
 
 from app.cli import main
+from app.embedded import GATES, HIDDEN, MODELS, NO_HIDDEN
+from deploy.pair.gate import WEIGHTS, embedding_matrix
 from deploy.pair.problems import TUNE_SEEDS, problems
-from policies.gate.artifact import read_artifact
+from policies.gate.artifact import fingerprint, read_artifact
+from policies.gate.network import Inputs, score
+from policies.training.token_gate.arrays import Floats
 from policies.training.token_gate.collect import Address, Asking, collect
-from policies.training.token_gate.dataset import Split, build
+from policies.training.token_gate.dataset import Examples, Split, build
 from policies.training.token_gate.prompts import Prompt, read_prompts
+from policies.training.token_gate.threshold import auc
 from policies.training.token_gate.traces import load_record
 from tests.pair.conftest import folder, server
 
 TRACES = "TANDEM_GATE_TRACES"
+SHIPPED = [MODELS / GATES / name for name in (HIDDEN, NO_HIDDEN)]
+"""The pair's own gates."""
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +69,24 @@ async def test_the_stages_on_the_pair(url: str, traces: Path, tmp_path: Path) ->
         assert (record["predicted"] == record["top_ids"][:, 0]).all()
     made = build(found.answers, found.traces.rows, found.verdicts.rows, traces, Split(0, 0.2))
     assert 0 < made.divergent.sum() < made.differs.sum() < 0.1 * len(made)
+    for gate in SHIPPED:
+        told = verdict(gate, made)
+        assert auc(told, made.divergent) > 0.95, gate
+        assert (told >= read_artifact(gate).threshold).mean() < 0.15, gate
+
+
+def verdict(gate: Path, made: Examples) -> Floats:
+    """What a gate says to every token."""
+    artifact = read_artifact(gate)
+    embedding = embedding_matrix(folder("small") / WEIGHTS)
+    assert embedding is not None
+    assert made.hidden is not None
+    assert artifact.model["fingerprint"] == fingerprint(embedding)
+    hidden = made.hidden.astype(np.float32) if artifact.hidden else None
+    scores: Floats = score(
+        np, artifact.weights, Inputs(hidden, embedding[made.predicted], made.logits)
+    )
+    return scores
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="needs the `train` extra")
