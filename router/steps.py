@@ -211,7 +211,7 @@ class Render:
 
 @dataclass(frozen=True, slots=True)
 class Spell:
-    """The text of these tokens of `model`, special ones left out. Reply: a string, or `Failed`.
+    """The text of these tokens, as `model`'s backend spells them. Reply: a string, or `Failed`.
 
     For seams between two models only, where a character may be split: elsewhere the backend's own
     text is right, and free.

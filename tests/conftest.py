@@ -22,7 +22,7 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How long the soak is. Here, since options are known before the folders below are looked at."""
+    """How long the soak is. Options must be known before the folders below are looked at."""
     soak = parser.getgroup("soak", "the soak (tests/soak)")
     soak.addoption(
         "--soak-answers", type=int, default=1_000, help="answers asked for (default: %(default)s)"

@@ -3,7 +3,7 @@
 A gateway process stands in front of the embedded pair, or of the models of a config (two vLLM
 servers, say). A token gate that hands over by chance, at several rates, answers the same prompts,
 so that tokens and hand-offs vary apart from each other. The gateway's CPU time, read from outside,
-is then split by least squares into what an answer, a token and a hand-off cost; the interval of each
+is split by least squares into what an answer, a token and a hand-off cost; the interval of each
 comes from resampling the batches. Time that the gateway waits does not count. A hand-off is there
 and back: one call for one token of the large model's, and one with which the small one goes on.
 """

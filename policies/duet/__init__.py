@@ -6,6 +6,8 @@
     turn      one model writes on until it is done or its gate fires
     answer    from the request to the answer's end: prompt, choices, who else if not these two
     watch     the gate's rule outside the engine, for backends that have no gate
+    sheet     the answer so far as text, where the two share no tokenizer
+    pen       one of two models that write one text in turns, and the call by which it writes
 
 Policies say who writes next and why; everything that makes the result one ordinary OpenAI answer is
 here. Like the policies themselves, nothing in this folder waits, and it knows `router.steps`,

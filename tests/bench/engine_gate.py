@@ -1,13 +1,14 @@
 """What the gate costs vLLM per decode step.
 
-    PYTHONPATH=. $(tests/real_vllm/install.sh) -m tests.bench.engine_gate [--model DIR] [--json FILE]
+    OMP_NUM_THREADS=1 PYTHONPATH=. $(tests/real_vllm/install.sh) -m tests.bench.engine_gate
 
 One process, one engine on the embedded pair's small model: the hardest case for a share, since no
 step of a real model is as short. The kinds of request take turns, so that a busy machine slows all
 of them alike; a step is what the engine's core does (schedule, run, sample), and figures are
 medians. `absent` has the gate taken out, `unasked` has it loaded and no request with a gate; the
 others ask for a rule that never fires. The gate's own time is what vLLM spends in its two methods.
-A second table shows the gate alone on a vocabulary of 150,000. Needs one quiet core.
+`neural` is the gate that ships with the pair: its network is as large as the model itself. A second
+table shows the gate alone on a vocabulary of 150,000. Needs a quiet core.
 """
 
 from __future__ import annotations
@@ -20,24 +21,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
-import numpy as np
-
-from policies.gate.artifact import Artifact, write_artifact
-from policies.gate.network import Dimensions, shapes
 from policies.gate.resources import ARTIFACTS_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 BATCHES = (1, 8, 32)
 VOCABULARY = 150_000
+PAIR = ROOT / "deploy/pair/models"
 ENVIRONMENT = {
+    ARTIFACTS_VARIABLE: str(PAIR / "gate"),
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -45,11 +42,11 @@ ENVIRONMENT = {
 LEFT_OUT = 8
 """Steps at both ends of a batch, in which requests come and go."""
 TARGET = 0.05
-"""The largest share of a step that a gate at work may cost."""
+"""The largest share of a step that the entropy rule may cost."""
 
 NEVER = {"tandem_gate": "entropy", "tandem_gate_threshold": 1e6}
 WINDOW = {**NEVER, "tandem_gate_window": 5, "tandem_gate_dwell": 10}
-NEURAL = {"tandem_gate": "neural", "tandem_gate_artifact": "bench", "tandem_gate_threshold": 1}
+NEURAL = {"tandem_gate": "neural", "tandem_gate_artifact": "hidden", "tandem_gate_threshold": 1}
 KINDS: dict[str, dict[str, Any] | None] = {
     "absent": None,
     "unasked": None,
@@ -77,20 +74,6 @@ Figures: TypeAlias = dict[str, dict[int, dict[str, float]]]
 """By kind and batch."""
 
 
-def random_gate(folder: Path, model: Path) -> None:
-    """A learned gate of the pair's size, with weights by chance."""
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    hidden = config["hidden_size"]
-    sizes = Dimensions(hidden, hidden, 2 * hidden, 2, 100, config["vocab_size"])
-    chance = np.random.default_rng(0)
-    weights = {
-        name: chance.normal(0, 0.05, shape).astype(np.float32)
-        for name, shape in shapes(sizes).items()
-    }
-    gate = Artifact(True, sizes, 0.5, model={}, data={}, metrics={}, created="", weights=weights)
-    write_artifact(folder / "bench", gate)
-
-
 class Engine:
     """A vLLM in this process whose steps are timed."""
 
@@ -115,8 +98,8 @@ class Engine:
         self._processors = runner.input_batch.logitsprocs.non_argmax_invariant
         (self._gate,) = (each for each in self._processors if isinstance(each, Gate))
         self._spent = 0.0
-        self._gate.update_state = self._timed(self._gate.update_state)
-        self._gate.apply = self._timed(self._gate.apply)
+        for name in ("update_state", "apply"):
+            setattr(self._gate, name, self._timed(getattr(self._gate, name)))
         self._step = self._core.step_fn
         self._count = 0
 
@@ -165,9 +148,9 @@ class Engine:
         return took
 
 
-def on_the_pair(model: Path, rounds: int, tokens: int) -> Figures:
+def on_the_pair(rounds: int, tokens: int) -> Figures:
     """Steps with each kind of request, in turns."""
-    engine = Engine(model)
+    engine = Engine(PAIR / "small")
     found = {kind: {batch: Took() for batch in BATCHES} for kind in KINDS}
     for turn in range(rounds + 1):
         for batch in BATCHES:
@@ -240,17 +223,14 @@ def table(figures: Figures) -> Iterator[str]:
 def main() -> None:
     """Measure, print, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", type=Path, default=ROOT / "deploy/pair/models/small")
     parser.add_argument("--rounds", type=int, default=5, help="times that each kind has its turn")
     parser.add_argument("--tokens", type=int, default=200, help="tokens of each answer")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     asked = parser.parse_args()
-    with TemporaryDirectory() as folder:
-        random_gate(Path(folder), asked.model)
-        os.environ |= ENVIRONMENT | {ARTIFACTS_VARIABLE: folder}
-        pair = on_the_pair(asked.model, asked.rounds, asked.tokens)
+    os.environ |= ENVIRONMENT
+    pair = on_the_pair(asked.rounds, asked.tokens)
     alone = gate_alone(asked.tokens // 4)
-    print(f"A decode step on {asked.model.name}, and what of it is the gate's:")
+    print("A decode step on the small model, and what of it is the gate's:")
     print(*table(pair), sep="\n")
     print(f"The gate on a vocabulary of {VOCABULARY:,}, beside taking the likeliest token:")
     print(*table(alone), sep="\n")

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -116,11 +117,8 @@ def test_a_stream_without_a_seam(policy: str, duet: Gateway) -> None:
     (problem,) = problems(SEED, 1)
     whole = ask(duet, body(problem, policy)).json()
     with openai.OpenAI(base_url=f"{duet.url}/v1", api_key="none", max_retries=0) as client:
-        chunks = list(
-            client.chat.completions.create(
-                **body(problem, policy, stream=True, stream_options={"include_usage": True})
-            )
-        )
+        asked: Any = body(problem, policy, stream=True, stream_options={"include_usage": True})
+        chunks = list(client.chat.completions.create(**asked))
     *parts, last = chunks
     assert len({chunk.id for chunk in chunks}) == 1
     deltas = [chunk.choices[0].delta for chunk in parts]

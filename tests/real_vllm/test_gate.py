@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -101,13 +102,19 @@ class Free:
     bits: list[float]
 
 
-def free(server: Server, name: str, prompt: Sequence[int]) -> Free:
+@cache
+def _free(server: Server, name: str, prompt: tuple[int, ...]) -> Free:
     asked = body(name, prompt, logprobs=VOCABULARY, return_tokens_as_token_ids=True)
     choice = call(server, asked)
     rows = choice["logprobs"]["top_logprobs"]
     assert {len(row) for row in rows} == {VOCABULARY}
     bits = [-math.fsum(math.exp(e) * e for e in row.values()) / math.log(2) for row in rows]
     return Free(choice["token_ids"], bits)
+
+
+def free(server: Server, name: str, prompt: Sequence[int]) -> Free:
+    """The same each time, so it is asked for once."""
+    return _free(server, name, tuple(prompt))
 
 
 def gap(values: Sequence[float]) -> float:
