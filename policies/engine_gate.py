@@ -140,12 +140,12 @@ class Gate(First, Second):
         self, logits: Array, rows: Whole, at: Array, slots: Whole, positions: Whole
     ) -> None:
         """Ask the gates of these rows, in ascending order, and do what they say; `at` is `rows`."""
-        shown = self.gates.shown
-        hidden = shown.take(len(logits)) if shown.wanted else None
         if self._seen:
             logits = logits.numpy()  # the same memory
-            hidden = None if hidden is None else hidden.float().numpy()
-        some = logits
+        shown, some = self.gates.shown, logits
+        hidden = shown.take(len(logits)) if shown.wanted else None
+        if self._seen and hidden is not None:
+            hidden = hidden.float().numpy()
         if len(rows) < len(logits):
             some = logits[at]
             hidden = None if hidden is None else hidden[at]

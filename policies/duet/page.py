@@ -95,10 +95,8 @@ class Page:
         else:
             self._open += len(tokens)
         shown, self._due = self._due + self._stops.feed(text), ""
-        if self.parser is None:
-            yield Emit(attempt, shown, _worded(tokens, text), self.choice)
-        else:
-            yield Emit(attempt, "", tuple(replace(token, text="") for token in tokens), self.choice)
+        shown = shown if self.parser is None else ""
+        yield Emit(attempt, shown, _worded(tokens, text), self.choice)
 
     def mend(self, model: str) -> Phrase[Failed | None]:
         """A call is over: find out what it could not spell, and if it ended inside a character.

@@ -8,6 +8,7 @@ imported here: whoever has tensors has torch, and hands the module over.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -56,7 +57,8 @@ class Arrays:
         """How far each is below the largest of its row, 0 to `least`."""
         if self.xp is np:
             below = values - np.maximum.reduce(values, -1, keepdims=True)
-            return np.maximum(below, least, out=below)
+            # With a number instead of a row of it, numpy would compare one by one.
+            return np.maximum(below, _row(values.shape[-1], least), out=below)
         return (values - values.amax(-1, keepdim=True)).clamp(min=least)
 
     def total(self, values: Array) -> Array:
@@ -94,3 +96,8 @@ class Arrays:
             np.take_along_axis(found, order, axis=-1),
             np.take_along_axis(places, order, axis=-1),
         )
+
+
+@cache
+def _row(width: int, value: float) -> Floats:
+    return np.full(width, value, dtype=np.float32)

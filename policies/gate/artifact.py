@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from policies.gate.arrays import Floats
 from policies.gate.network import Dimensions, shapes
@@ -75,7 +75,7 @@ def write_artifact(folder: Path, artifact: Artifact) -> None:
     """Make the folder, or replace what it holds: the weights first, then the card."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: np.ascontiguousarray(each) for name, each in artifact.weights.items()}
-    save_file(weights, folder / WEIGHTS)
+    (folder / WEIGHTS).write_bytes(save(weights))  # save_file's is for its owner's eyes only
     card = {
         "format": FORMAT,
         "kind": KIND,

@@ -120,29 +120,31 @@ class Step:
 class _Rows:
     """Rows of a step with one kind of rule, and what of them stays the same from step to step.
 
-    `at` is where they stand in the step, `whole` whether that is all of it. From the positions
-    `settled` on, each may fire and has a full window. `rings` is where
-    the entropies of each begin, `before` counts the entropies of its history,
-    `back` counts up to the longest window, and `windows` are their lengths, `alike` if all
-    are the same. An array that is None
-    says that no row asks for it.
+    An array of the device that is None says that no row asks for it.
     """
 
     at: Whole
+    """Where they stand in the step."""
     whole: bool
+    """They are all of it."""
     slots: Whole
     table: Table
     settled: Whole
+    """From these positions on, each may fire and has a full window."""
     threshold: Array
     token: Array
     below: Array | None
     keep: Array | None
     places: Array
+    """The slots, on the device."""
     rings: Whole
-    before: Whole
-    back: Whole
+    """Where the entropies of each begin, [rows, 1]."""
+    offsets: Whole
+    """Of the longest window's entropies from the position, newest first, [rows, window]."""
     windows: Array | None
+    """Their lengths, unless all are 1."""
     alike: bool
+    """The lengths are."""
 
     def of(self, values: Array, arrays: Arrays) -> Array:
         """The rows of `values` that are meant, copied only if not all are."""
@@ -255,8 +257,7 @@ class Rules:
             keep=up(keep) if keep.any() else None,
             places=up(slots[at]),
             rings=slots[at][:, None] * MAX_WINDOW,
-            before=np.ascontiguousarray(table["before"]),
-            back=_BACK[: int(window.max())],
+            offsets=table["before"][:, None] - _BACK[: int(window.max(initial=0))],
             windows=None if (window == 1).all() else spread(window.astype(np.float32)),
             alike=bool((window == window[:1]).all()),
         )
@@ -294,14 +295,14 @@ class Rules:
 
     def _mean(self, rows: _Rows, positions: Whole, bits: Array, *, settled: bool) -> Array:
         """The mean entropy of each row's window, which ends with `bits`, [rows]."""
-        counted = rows.before + positions
         # Newest first: the places in the rings that the longest window reaches.
-        cells = self._arrays.up((counted[:, None] - rows.back) % MAX_WINDOW + rows.rings)
+        cells = self._arrays.up((positions[:, None] + rows.offsets) % MAX_WINDOW + rows.rings)
         self._entropies[cells[:, 0]] = bits
         seen, used = self._entropies[cells], rows.windows
         if not (settled and rows.alike):
+            counted = rows.table["before"] + positions
             full = np.minimum(rows.table["window"], counted + 1)
-            inside = self._arrays.up(rows.back < full[:, None])
+            inside = self._arrays.up(_BACK[: rows.offsets.shape[1]] < full[:, None])
             seen = self._arrays.xp.where(inside, seen, 0.0)
             used = self._arrays.spread(full.astype(np.float32))
         return self._arrays.total(seen) / used

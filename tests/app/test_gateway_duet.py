@@ -23,7 +23,7 @@ from deploy.pair.text import Codec
 from tests.running import CHAT, Running, config, eventually, http, running
 from tests.soak.asking import POLICIES, policies, prompts, rendered
 from tests.soak.hearing import Heard, Leaving, Said, ask, hear
-from tests.soak.judging import Judge
+from tests.soak.judging import NEAR, Judge
 from tests.soak.servers import MODELS, Server, by_model, missing, started
 
 EXPLAIN = {"x-tandem-explain": "1"}
@@ -225,27 +225,31 @@ async def test_a_stop_string_that_two_models_write(
             assert said.text == whole.text[: at + len(stop) * keeps]
             assert said.finish == "stop"
             assert said.tokens == whole.tokens[: seam + 1]
-        tried += 1
+        if (tried := tried + 1) == 3:
+            break
     assert tried
 
 
-@pytest.mark.parametrize("policy", [*POLICIES])
+@pytest.mark.parametrize("policy", POLICIES)
 async def test_logprobs_are_the_writers(
-    api: openai.AsyncOpenAI, servers: list[Server], policy: str
+    api: openai.AsyncOpenAI, servers: list[Server], judge: Judge, policy: str
 ) -> None:
-    raw = await api.chat.completions.with_raw_response.create(
+    (prompt,) = await rendered(servers[0], QUESTIONS[:1])
+    chat = await api.chat.completions.create(
         **asked(policy, logprobs=True, top_logprobs=3), extra_headers=EXPLAIN
     )
-    chat = raw.parse()
     assert chat.choices[0].logprobs is not None
     told = chat.choices[0].logprobs.content
     assert told is not None
-    assert chat.usage is not None
-    assert len(told) == chat.usage.completion_tokens
     assert "".join(token.token for token in told) == chat.choices[0].message.content
     assert all(len(token.top_logprobs) == 3 for token in told)
-    for token in told:  # greedy: the best one, and by the writer's own numbers
-        assert token.logprob == max(top.logprob for top in token.top_logprobs)
+    assert chat.model_extra is not None
+    written = chat.model_extra["tandem"]["choices"][0]["tokens"]
+    said = Said(tokens=[(token["model"], token["id"]) for token in written])
+    assert seams(said)
+    assert [token.logprob for token in told] == pytest.approx(
+        judge.logprobs(prompt, said), abs=NEAR
+    )
 
 
 async def test_logprobs_are_told_only_if_asked(client: aiohttp.ClientSession) -> None:
@@ -273,7 +277,7 @@ async def test_a_completion(api: openai.AsyncOpenAI, policy: str) -> None:
     assert offsets == choice.logprobs.text_offset
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 async def test_characters_that_two_models_write(
     client: aiohttp.ClientSession, codec: Codec, seed: int
 ) -> None:
@@ -289,7 +293,7 @@ async def test_characters_that_two_models_write(
         "allowed_token_ids": sorted(bytes_of),
     }
     for body in (asked, streamed):
-        said = (await ask(client, body("random", max_tokens=120, **drawn))).choice(0)
+        said = (await ask(client, body("random", max_tokens=80, **drawn))).choice(0)
         assert seams(said)
         assert said.text.replace(UNKNOWN, "") == codec.decode(said.ids).replace(UNKNOWN, "")
         assert "é" in said.text
@@ -356,7 +360,8 @@ async def test_a_swap_under_load_mixes_no_answer(
 ) -> None:
     """`ead` becomes a token gate and back; each answer is written as it was begun."""
     two = [policies()["ead"], policies()["gate"]]
-    wanted = [(await ask(client, asked(name))).choice(0) for name in ("ead", "gate")]
+    short = {"max_tokens": 32}
+    wanted = [(await ask(client, asked(name, **short))).choice(0) for name in ("ead", "gate")]
     assert wanted[0] != wanted[1]
     first = gateway.rooms.revisions.active.number
     swapping, done = True, 0
@@ -365,7 +370,7 @@ async def test_a_swap_under_load_mixes_no_answer(
     async def asking() -> None:
         nonlocal done
         while swapping:
-            heard = await ask(client, streamed("ead"))
+            heard = await ask(client, streamed("ead", **short))
             if heard.choice(0) != wanted[(heard.revision - first) % 2]:
                 wrong.append(heard)
             done += 1
@@ -409,8 +414,16 @@ async def mortal(gateway: Running, servers: list[Server]) -> AsyncIterator[list[
     await nothing_left(gateway, servers)
 
 
-@pytest.mark.parametrize(("dead", "left"), [("large", "small"), ("small", "large")])
-@pytest.mark.parametrize("policy", ["random", "ead", "optimistic"])
+@pytest.mark.parametrize(
+    ("policy", "dead", "left"),
+    [
+        ("random", "large", "small"),
+        ("optimistic", "large", "small"),
+        ("ead", "large", "small"),
+        ("ead", "small", "large"),
+        ("random", "small", "large"),
+    ],
+)
 async def test_the_other_model_finishes(
     client: aiohttp.ClientSession,
     mortal: list[Server],

@@ -44,13 +44,22 @@ class Judge:
 
     def wrong(self, prompt: Sequence[int], said: Said) -> str | None:
         """The first token that its writer would not have written; None if there is none."""
-        for name in sorted({writer for writer, _ in said.tokens}):
-            ranked = self._ranked(name, [*prompt, *said.ids])[len(prompt) :]
-            for at, ((writer, token), there) in enumerate(zip(said.tokens, ranked, strict=True)):
-                assert there is not None
-                if writer == name and not _best(there):
-                    return f"token {at} of {len(said.tokens)}, {token}, is not {name}'s: {there}"
+        for at, (there, (writer, token)) in enumerate(
+            zip(self._written(prompt, said), said.tokens, strict=True)
+        ):
+            if not _best(there):
+                return f"token {at} of {len(said.tokens)}, {token}, is not {writer}'s: {there}"
         return None
+
+    def logprobs(self, prompt: Sequence[int], said: Said) -> list[float]:
+        """The natural log-probability that each token's writer gave it."""
+        return [there.scores[0][1] for there in self._written(prompt, said)]
+
+    def _written(self, prompt: Sequence[int], said: Said) -> list[Ranked]:
+        ids = [*prompt, *said.ids]
+        ranked = {name: self._ranked(name, ids) for name in {writer for writer, _ in said.tokens}}
+        places = enumerate((writer for writer, _ in said.tokens), start=len(prompt))
+        return [there for place, writer in places if (there := ranked[writer][place])]
 
     def _ranked(self, name: str, ids: Sequence[int]) -> list[Ranked | None]:
         engine = self._engines[name]

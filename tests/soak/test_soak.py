@@ -45,6 +45,9 @@ BETWEEN_DEATHS = (60, 160)
 """Answers from one death to the next."""
 DEAD = (5, 30)
 """Answers that a server is dead for."""
+PAUSE = 1.0
+"""Seconds before a client whose answer failed asks again; without them, a dead gateway's thousand
+quick refusals would be most of the answers."""
 VICTIMS = (0.7, 0.2, 0.1)
 """Chances that one server dies, both of one model, all."""
 WARM = 0.2
@@ -146,6 +149,8 @@ class Soak:
             broken = False if heard.left else await self._broken(heard)
             self.deaths.answers += 1
             await asyncio.to_thread(self.reckoning.add, Ended(each, heard, unwell, broken))
+            if heard.error is not None:
+                await asyncio.sleep(PAUSE)  # the client's pace, not the test's
 
     async def _broken(self, heard: Heard) -> bool:
         """Whether a backend failed during this answer, by what the gateway observed."""
