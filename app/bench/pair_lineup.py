@@ -77,14 +77,18 @@ def lineup(blocks: Mapping[str, Block]) -> dict[str, Entry]:
     return entries | {name: Entry(name, blocks[name]) for name in blocks if name not in entries}
 
 
-async def matched(trial: Trial, entry: Entry, tuning: Sequence[Problem]) -> Entry:
-    """The baseline, handing over as many tokens of the problems for tuning as the learned gate."""
-    prompts = [Prompt(str(n), messages(problem)) for n, problem in enumerate(tuning)]
-    run = await trial.run(LEARNED, [prompt.messages for prompt in prompts], f"{LEARNED}, tuning")
-    share = run.share("large")
+async def learned_share(trial: Trial, tuning: Sequence[Problem]) -> float:
+    """The large model's part of the tokens where the learned gate answers these problems."""
+    run = await trial.run(LEARNED, [messages(problem) for problem in tuning], f"{LEARNED}, tuning")
+    return run.share("large")
+
+
+async def matched(trial: Trial, entry: Entry, share: float, tuning: Sequence[Problem]) -> Entry:
+    """The baseline, with this share of large tokens on these problems."""
     block = entry.block or {}
     if entry.name == RANDOM:
         return replace(entry, block={**block, "rate": round(share, 4)})
+    prompts = [Prompt(str(n), messages(problem)) for n, problem in enumerate(tuning)]
     search = Search(trial, Policy(entry.name, block), prompts)
     found = await search.for_share(share)
     return replace(entry, block=search.policy.at(found.threshold))

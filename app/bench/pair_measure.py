@@ -10,7 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app import embedded
-from app.bench.pair_lineup import BASELINES, USUAL, Block, Entry, lineup, matched, messages
+from app.bench.pair_lineup import (
+    BASELINES,
+    USUAL,
+    Block,
+    Entry,
+    learned_share,
+    lineup,
+    matched,
+    messages,
+)
 from app.bench.pair_rows import Row, row
 from app.bench.processes import BenchError
 from app.trial import Asking, Trial, trying
@@ -44,6 +53,8 @@ async def measure(plan: Plan) -> list[Row]:
         document = parse(text, TABLE, "the embedded pair")
         chosen = _chosen(plan, lineup(document.config.policies))
         async with trying(document, Asking()) as trial:
+            if any(entry.name in BASELINES for entry in chosen):
+                chosen = await _matched(trial, chosen, plan.tuning)
             measuring = Measuring(trial, plan)
             return [row for entry in chosen for row in await measuring.rows(entry)]
     finally:
@@ -56,6 +67,16 @@ def _chosen(plan: Plan, entries: Mapping[str, Entry]) -> list[Entry]:
     return [entries[name] for name in plan.names or USUAL]
 
 
+async def _matched(trial: Trial, chosen: Sequence[Entry], n: int) -> list[Entry]:
+    """The same, the baselines with the learned gate's share on `n` problems for tuning."""
+    tuning = list(problems(TUNE_SEEDS.start, n))
+    share = await learned_share(trial, tuning)
+    return [
+        await matched(trial, entry, share, tuning) if entry.name in BASELINES else entry
+        for entry in chosen
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Measuring:
     """A gateway that is measured, and the plan."""
@@ -65,9 +86,6 @@ class Measuring:
 
     async def rows(self, entry: Entry) -> list[Row]:
         """The entry's own row, and those of its curve."""
-        if entry.name in BASELINES:
-            tuning = list(problems(TUNE_SEEDS.start, self.plan.tuning))
-            entry = await matched(self.trial, entry, tuning)
         rows = [await self._row(entry.name, None, entry.block)]
         if self.plan.curve:
             rows += [await self._row(entry.name, *point) for point in entry.points()]

@@ -54,11 +54,12 @@ class Arrays:
         return values.to(self.xp.float32)
 
     def below_best(self, values: Array, least: float) -> Array:
-        """How far each is below the largest of its row, 0 to `least`."""
+        """How far each is below the largest of its row, 0 to `least`; float32, as numpy's are."""
         if self.xp is np:
             below = values - np.maximum.reduce(values, -1, keepdims=True)
             # With a number instead of a row of it, numpy would compare one by one.
             return np.maximum(below, _row(values.shape[-1], least), out=below)
+        values = values.float()
         return (values - values.amax(-1, keepdim=True)).clamp(min=least)
 
     def total(self, values: Array) -> Array:

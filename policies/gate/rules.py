@@ -376,7 +376,7 @@ def entropy(arrays: Arrays, logits: Array) -> Array:
     Logits of -inf are impossible tokens and add nothing.
     """
     # Shifted, so that nothing overflows; cut off, so that 0 * -inf never comes up.
-    shifted = arrays.below_best(arrays.floats(logits), _LEAST)
+    shifted = arrays.below_best(logits, _LEAST)
     weights = arrays.xp.exp(shifted)
     total = arrays.total(weights)
     return (arrays.xp.log(total) - arrays.dot(weights, shifted) / total) * _BITS_PER_NAT

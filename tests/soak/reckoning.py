@@ -86,7 +86,8 @@ class Reckoning:
     def _outcome(self, ended: Ended) -> tuple[Outcome, str | None]:
         heard = ended.heard
         if heard.left:
-            return Outcome.LEFT, None
+            why = self._mixed(ended)
+            return (Outcome.WRONG, why) if why else (Outcome.LEFT, None)
         if not heard.complete:
             honest = heard.error is not None and self._may_end(ended)
             return (Outcome.ENDED, None) if honest else (Outcome.WRONG, "ended without a cause")
@@ -94,6 +95,16 @@ class Reckoning:
         if why:
             return Outcome.WRONG, why
         return self._written(ended)
+
+    def _mixed(self, ended: Ended) -> str | None:
+        """What is wrong with as much as came before the client left."""
+        if ended.unwell or ended.asked.policy == BY_CHANCE:
+            return None
+        wanted = self._wanted(ended.asked, ended.asked.policy).tokens
+        odd = any(
+            said.tokens != wanted[: len(said.tokens)] for said in ended.heard.choices.values()
+        )
+        return f"no beginning of {wanted}" if odd else None
 
     def _may_end(self, ended: Ended) -> bool:
         """Whether nobody could have gone on with it: one model's answer is never begun again."""

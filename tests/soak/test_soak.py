@@ -22,9 +22,11 @@ from itertools import islice, product
 from math import inf
 from pathlib import Path
 from random import Random
+from typing import NoReturn
 
 import aiohttp
 import pytest
+from tqdm import tqdm
 
 from policies.duet.page import Page
 from router.call import Call
@@ -135,6 +137,7 @@ class Soak:
     questions: Sequence[str]
     deaths: Deaths
     reckoning: Reckoning
+    bar: tqdm[NoReturn]
     broken: dict[str, bool] = field(default_factory=dict)
 
     async def run(self, asked: Iterator[Asked]) -> None:
@@ -149,6 +152,7 @@ class Soak:
             broken = False if heard.left else await self._broken(heard)
             self.deaths.answers += 1
             await asyncio.to_thread(self.reckoning.add, Ended(each, heard, unwell, broken))
+            self.bar.update()
             if heard.error is not None:
                 await asyncio.sleep(PAUSE)  # the client's pace, not the test's
 
@@ -182,7 +186,7 @@ async def references(
 
 
 @asynccontextmanager
-async def soaking(seed: int) -> AsyncIterator[Soak]:
+async def soaking(number: int, seed: int) -> AsyncIterator[Soak]:
     """Four servers, a gateway, a client, and what is right."""
     questions, judge = prompts(QUESTIONS), Judge()
     async with (
@@ -196,7 +200,9 @@ async def soaking(seed: int) -> AsyncIterator[Soak]:
         for question, prompt in enumerate(tokens):
             alone[question, "large"] = judge.answer("large", prompt, WHOLE)
         deaths = Deaths(servers, gateway, Random(seed))
-        yield Soak(gateway, client, questions, deaths, Reckoning(judge, tokens, alone))
+        reckoning = Reckoning(judge, tokens, alone)
+        with tqdm(total=number, unit=" answers", disable=None) as bar:
+            yield Soak(gateway, client, questions, deaths, reckoning, bar)
 
 
 def resident() -> float:
@@ -219,7 +225,7 @@ async def test_nothing_is_lost_doubled_mixed_or_left_behind(
 ) -> None:
     number, seed = pytestconfig.getoption("soak_answers"), pytestconfig.getoption("soak_seed")
     plan = many(number, QUESTIONS, seed)
-    async with soaking(seed) as soak:
+    async with soaking(number, seed) as soak:
         tasks, began = len(asyncio.all_tasks()), time.monotonic()
         dying = asyncio.create_task(soak.deaths.go_on())
         await soak.run(islice(plan, int(number * WARM)))

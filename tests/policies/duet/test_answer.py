@@ -291,7 +291,7 @@ def test_several_tokens_at_once_may_end_inside_a_character() -> None:
 # -------------------------------------------------------------------------- tool calls, choices
 
 
-def unshown(attempt: Attempt, text: str, number: int) -> Emit:
+def told(attempt: Attempt, text: str, number: int) -> Emit:
     """A token of an answer that is read as a whole: it counts, its text waits for the end."""
     return Emit(attempt, "", (Token(text, number),))
 
@@ -300,9 +300,11 @@ def test_tool_calls_are_read_out_of_the_whole_answer() -> None:
     asked, models = chat(tools=TOOLS), able(derender=True)
     played = play(NEXT, asked, models)
     played.asks(Note("in_engine"), opens("small", asked=asked, rule=RULE)).hears(S1).asks(wait(S1))
-    played.hears(writes(S1, "<tool>", 10)).asks(unshown(S1, "<tool>", 10), wait(S1)).hears(fired(S1))
-    played.asks(Close(S1), opens("large", 10, asked=asked, rule=BACK)).hears(L1).asks(wait(L1))
-    played.hears(writes(L1, "</tool>", 20)).asks(unshown(L1, "</tool>", 20), wait(L1)).hears(over(L1))
+    played.hears(writes(S1, "<tool>", 10)).asks(told(S1, "<tool>", 10), wait(S1))
+    played.hears(fired(S1)).asks(Close(S1), opens("large", 10, asked=asked, rule=BACK)).hears(
+        L1
+    ).asks(wait(L1))
+    played.hears(writes(L1, "</tool>", 20)).asks(told(L1, "</tool>", 20), wait(L1)).hears(over(L1))
     message = {"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]}
     played.asks(Parse("large", asked, PROMPT, (10, 20), "stop"))
     end = replace(over(L1), reason="tool_calls")
@@ -314,8 +316,8 @@ def test_an_answer_that_nobody_can_read_is_shown_as_text() -> None:
     policy = replace(NEXT, reasoning=True)
     played = play(policy, asked, models)
     played.asks(Note("in_engine"), opens("small", rule=RULE)).hears(S1).asks(wait(S1))
-    played.hears(writes(S1, "So", 10)).asks(unshown(S1, "So", 10), wait(S1))
-    played.hears(writes(S1, "", 2)).asks(unshown(S1, "", 2), wait(S1)).hears(over(S1))
+    played.hears(writes(S1, "So", 10)).asks(told(S1, "So", 10), wait(S1))
+    played.hears(writes(S1, "", 2)).asks(told(S1, "", 2), wait(S1)).hears(over(S1))
     played.asks(Parse("large", asked, PROMPT, (10, 2), "stop"))
     played.hears(failed(Attempt(-1, "large", "x:1"))).asks(Spell("small", asked, (10,))).hears("So")
     played.asks(ends(S1, "So", over(S1)), Close(S1))
