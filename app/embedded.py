@@ -53,7 +53,7 @@ MEAN_LOGPROB = -0.035
 """Above it a draft of the small model is accepted; chosen on problems that no report uses."""
 
 
-ENTROPY = "threshold: 0.2, back: 0.0002, window: 1, dwell: 1"
+ENTROPY = "threshold: 0.136, back: 0.000136, window: 1, dwell: 1"
 """When the policy `ead` hands over; chosen in the same way, see docs/token-routing.md."""
 
 

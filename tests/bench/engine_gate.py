@@ -148,13 +148,14 @@ class Engine:
         return took
 
 
-def on_the_pair(rounds: int, tokens: int) -> Figures:
-    """Steps with each kind of request, in turns."""
-    engine = Engine(PAIR / "small")
-    found = {kind: {batch: Took() for batch in BATCHES} for kind in KINDS}
+def on_the_pair(model: str, rounds: int, tokens: int) -> Figures:
+    """Steps with each kind of request, in turns. The learned gate is the small model's."""
+    engine = Engine(PAIR / model)
+    kinds = [kind for kind in KINDS if model == "small" or kind != "neural"]
+    found = {kind: {batch: Took() for batch in BATCHES} for kind in kinds}
     for turn in range(rounds + 1):
         for batch in BATCHES:
-            for kind in KINDS:
+            for kind in kinds:
                 took = engine.run(kind, batch, tokens)
                 if turn:  # the first round warms up
                     found[kind][batch].steps += took.steps
@@ -223,14 +224,15 @@ def table(figures: Figures) -> Iterator[str]:
 def main() -> None:
     """Measure, print, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", choices=("small", "large"), default="small")
     parser.add_argument("--rounds", type=int, default=5, help="times that each kind has its turn")
     parser.add_argument("--tokens", type=int, default=200, help="tokens of each answer")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     asked = parser.parse_args()
     os.environ |= ENVIRONMENT
-    pair = on_the_pair(asked.rounds, asked.tokens)
+    pair = on_the_pair(asked.model, asked.rounds, asked.tokens)
     alone = gate_alone(asked.tokens // 4)
-    print("A decode step on the small model, and what of it is the gate's:")
+    print(f"A decode step on the {asked.model} model, and what of it is the gate's:")
     print(*table(pair), sep="\n")
     print(f"The gate on a vocabulary of {VOCABULARY:,}, beside taking the likeliest token:")
     print(*table(alone), sep="\n")
