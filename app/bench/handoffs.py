@@ -6,6 +6,7 @@ so that tokens and hand-offs vary apart from each other. The gateway's CPU time,
 is split by least squares into what an answer, a token and a hand-off cost; the interval of each
 comes from resampling the batches. Time that the gateway waits does not count. A hand-off is there
 and back: one call for one token of the large model's, and one with which the small one goes on.
+Beside them the small model answers alone, relayed: what sockets cost, whoever decides.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ PATIENCE = 300.0
 """Seconds for one answer: a real model on a busy CPU is slow, and time is not what is measured."""
 RESAMPLED = 2_000
 """Bootstrap samples: enough for two digits of a 95 % interval."""
-WANTED = {"answer": None, "token": 25e-6, "handoff": 1e-3}
+WANTED = {"answer": None, "relayed token": None, "routed token": 25e-6, "hand-off": 1e-3}
 """Seconds of CPU that each may cost."""
 CLOSING = ": tandem "
 """How the comment begins that tells what is known at a stream's end."""
@@ -55,8 +56,9 @@ class Batch:
 
     cpu: float
     answers: int
-    tokens: int
-    handoffs: int
+    relayed: int = 0
+    tokens: int = 0
+    handoffs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def main(options: argparse.Namespace) -> int:
 def table(costs: Sequence[Cost]) -> str:
     """The figures for people."""
     lines = [
-        f"{c.per:<10} {c.microseconds:10.1f} us   ({c.low:.1f} to {c.high:.1f})"
+        f"{c.per:<14} {c.microseconds:10.1f} us   ({c.low:.1f} to {c.high:.1f})"
         + ("" if c.wanted is None else f"   wanted: at most {c.wanted:.0f}")
         for c in costs
     ]
@@ -108,7 +110,7 @@ def table(costs: Sequence[Cost]) -> str:
 
 def fitted(batches: Sequence[Batch]) -> list[Cost]:
     """Least squares of CPU time over answers, tokens and hand-offs."""
-    counts = np.array([[b.answers, b.tokens, b.handoffs] for b in batches], dtype=float)
+    counts = np.array([[b.answers, b.relayed, b.tokens, b.handoffs] for b in batches], dtype=float)
     cpu = np.array([b.cpu for b in batches])
     best = np.linalg.lstsq(counts, cpu)[0]
     rng = np.random.default_rng(0)
@@ -136,9 +138,10 @@ def _run(tree: Mapping[str, Any], options: argparse.Namespace) -> list[Batch]:
     pair = {"use": "token_gate", "rule": "random", "small": options.small, "large": options.large}
     policies = {f"by-chance-{rate}": {**pair, "rate": rate} for rate in RATES}
     served = {"models": tree["models"], "policies": policies, "default": next(iter(policies))}
-    rounds = list(product(range(options.repeat), policies, LENGTHS))
+    targets = [options.small, *policies]
+    rounds = list(product(range(options.repeat), targets, LENGTHS))
     with _gateway(served) as gateway, httpx.Client(timeout=PATIENCE) as client:
-        for name in policies:  # connections, caches and code paths are warm from here on
+        for name in targets:  # connections, caches and code paths are warm from here on
             _batch(Ask(gateway, client, name, max(LENGTHS)), asked[:2])
         return [
             _batch(Ask(gateway, client, name, length), asked)
@@ -169,8 +172,8 @@ class Ask:
     policy: str
     longest: int
 
-    def answer(self, prompt: str) -> str:
-        """Why it was written as it was, as the stream's closing comment tells."""
+    def answer(self, prompt: str) -> tuple[int, str]:
+        """How many events came, and what the stream's closing comment says of its making."""
         body = {
             "model": self.policy,
             "messages": [{"role": "user", "content": prompt}],
@@ -185,19 +188,22 @@ class Ask:
         if closing is None:
             said = " ".join(lines)[:600]
             raise BenchError(f"{self.policy} failed: {said}\n{self.gateway.log_tail()}")
-        return str(json.loads(closing.removeprefix(CLOSING))["reason"])
+        reason = json.loads(closing.removeprefix(CLOSING))["reason"]
+        return sum(line.startswith("data: {") for line in lines), str(reason)
 
 
 def _batch(ask: Ask, asked: Sequence[str]) -> Batch:
-    before, tokens, handoffs = ask.gateway.cpu_seconds(), 0, 0
+    before, relayed, tokens, handoffs = ask.gateway.cpu_seconds(), 0, 0, 0
     for prompt in asked:
-        told = ask.answer(prompt)
-        found = _TURNS.search(told)
-        if found is None:
+        events, told = ask.answer(prompt)
+        if not told:
+            relayed += events
+        elif found := _TURNS.search(told):
+            tokens += int(found[1])
+            handoffs += int(found[2])
+        else:
             raise BenchError(f"two models did not write the answer: {told}")
-        tokens += int(found[1])
-        handoffs += int(found[2])
     after = ask.gateway.cpu_seconds()
     if before is None or after is None:
         raise BenchError("the CPU time of another process can be read on Linux only")
-    return Batch(after - before, len(asked), tokens, handoffs)
+    return Batch(after - before, len(asked), relayed, tokens, handoffs)

@@ -22,7 +22,7 @@ from app.serve import listening
 from deploy.pair.text import Codec
 from tests.running import CHAT, Running, config, eventually, http, running
 from tests.soak.asking import POLICIES, policies, prompts, rendered
-from tests.soak.hearing import Heard, Leaving, Said, ask, hear
+from tests.soak.hearing import Heard, Leaving, Said, ask, hear, session
 from tests.soak.judging import NEAR, Judge
 from tests.soak.servers import MODELS, Server, by_model, missing, started
 
@@ -66,7 +66,7 @@ async def api(gateway: Running) -> AsyncIterator[openai.AsyncOpenAI]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(gateway: Running) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(gateway.url) as it:
+    async with session(gateway.url) as it:
         yield it
 
 

@@ -67,6 +67,13 @@ class Heard:
         return self.choices.setdefault(index, Said())
 
 
+def session(url: str) -> aiohttp.ClientSession:
+    """A client of this gateway, whose every request has a connection of its own: one that is kept
+    may be closed for its idleness just when it is used again.
+    """
+    return aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0, force_close=True))
+
+
 async def ask(
     client: aiohttp.ClientSession, body: Mapping[str, Any], leaving: Leaving = STAYING
 ) -> Heard:

@@ -36,7 +36,7 @@ from router.ledger import Ledger
 from router.observe import RequestEnded
 from tests.running import Config, Running, config, eventually, running
 from tests.soak.asking import POLICIES, WHOLE, Asked, many, policies, prompts, rendered
-from tests.soak.hearing import Heard, Said, ask
+from tests.soak.hearing import Heard, Said, ask, session
 from tests.soak.judging import Judge
 from tests.soak.reckoning import Ended, Reckoning
 from tests.soak.servers import Server, by_model, missing, started
@@ -192,7 +192,7 @@ async def soaking(number: int, seed: int) -> AsyncIterator[Soak]:
     async with (
         started("small", "small", "large", "large") as servers,
         running(soaked(servers)) as gateway,
-        aiohttp.ClientSession(gateway.url, connector=aiohttp.TCPConnector(limit=0)) as client,
+        session(gateway.url) as client,
     ):
         alone = await references(client, questions)
         gateway.seen.clear()
@@ -225,20 +225,20 @@ async def test_nothing_is_lost_doubled_mixed_or_left_behind(
 ) -> None:
     number, seed = pytestconfig.getoption("soak_answers"), pytestconfig.getoption("soak_seed")
     plan = many(number, QUESTIONS, seed)
-    async with soaking(number, seed) as soak:
-        tasks, began = len(asyncio.all_tasks()), time.monotonic()
-        dying = asyncio.create_task(soak.deaths.go_on())
-        await soak.run(islice(plan, int(number * WARM)))
-        warm = resident()
-        await soak.run(plan)
-        took, grown = time.monotonic() - began, resident() - warm
-        soak.deaths.over = True
-        await dying
-        await eventually(lambda: soak.gateway.in_flight() == 0)
-        idle = [await server.idle() for server in soak.deaths.servers]
-        await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
-        left = left_over()
     with capsys.disabled():
+        async with soaking(number, seed) as soak:
+            tasks, began = len(asyncio.all_tasks()), time.monotonic()
+            dying = asyncio.create_task(soak.deaths.go_on())
+            await soak.run(islice(plan, int(number * WARM)))
+            warm = resident()
+            await soak.run(plan)
+            took, grown = time.monotonic() - began, resident() - warm
+            soak.deaths.over = True
+            await dying
+            await eventually(lambda: soak.gateway.in_flight() == 0)
+            idle = [await server.idle() for server in soak.deaths.servers]
+            await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
+            left = left_over()
         killed = ", ".join(f"{n} x {model}" for model, n in soak.deaths.killed.items())
         print(f"\n{soak.reckoning.table()}")
         print(f"{number} answers in {took:.0f} s, seed {seed}; killed: {killed}; {grown:+.1f} MB")

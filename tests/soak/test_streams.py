@@ -6,12 +6,11 @@ import asyncio
 from collections import Counter
 from itertools import product
 
-import aiohttp
 import pytest
 
 from tests.running import config, eventually, running
 from tests.soak.asking import BY_CHANCE, POLICIES, Asked, policies, prompts, rendered
-from tests.soak.hearing import Heard, Said, ask
+from tests.soak.hearing import Heard, Said, ask, session
 from tests.soak.judging import Judge
 from tests.soak.servers import by_model, missing, started
 
@@ -42,7 +41,7 @@ async def test_many_at_once_are_each_as_alone() -> None:
     async with (
         started("small", "large") as servers,
         running(config(by_model(servers), policies=policies())) as gateway,
-        aiohttp.ClientSession(gateway.url, connector=aiohttp.TCPConnector(limit=0)) as client,
+        session(gateway.url) as client,
     ):
         prompt = await rendered(servers[0], questions)
         alone = {each: told(await ask(client, each.body(questions))) for each in asked}
