@@ -39,6 +39,7 @@ models:
 policies:
   auto: {{use: token_gate, small: small, large: large, artifact: {gate}}}
   r2r: {{use: token_gate, small: small, large: large, artifact: {gate}}}
+  eager: {{use: token_gate, small: small, large: large, artifact: {gate}, optimistic: true}}
   ead: {{use: entropy, small: small, large: large, {entropy}}}
   cascade: {{use: cascade, small: small, large: large, mean_logprob: {mean_logprob}}}
   careful: {{use: fallback, targets: [large, small]}}

@@ -109,6 +109,7 @@ class TokenGate:
                 guess = [turned.candidate]
                 small_turn = self._small_turn(page, large, optimistic, ahead=1)
                 ahead = yield from open_line(page, small, small_turn, guess)
+                page.guesses += 1
             turned = yield from write_on(page, large, turn, line, ahead)
             if isinstance(turned, Failed) and turned.fault.elsewhere:
                 large.lost = True
@@ -119,6 +120,7 @@ class TokenGate:
             if ahead and (ahead.broken or large.lost or page.split or page.ids[-1:] != guess):
                 yield from _drop(ahead)
                 ahead = None
+            page.kept += ahead is not None
 
     def _finish(self, page: Page, large: Writer) -> Phrase[Ended]:
         turned = yield from write_on(page, large, Turn())

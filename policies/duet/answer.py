@@ -173,8 +173,10 @@ def _told(
     turns = sum(page.turns[large] for page in pages)
     if any(one.lost for pair in pairs for one in pair):
         reason = "small_failed" if any(small.lost for small, _ in pairs) else "large_failed"
-    plural = "" if turns == 1 else "s"
-    yield from note(reason, f"{by_large} of {tokens} tokens by {large}, in {turns} turn{plural}")
+    told = f"{by_large} of {tokens} tokens by {large}, in {turns} turn{'' if turns == 1 else 's'}"
+    if guesses := sum(page.guesses for page in pages):
+        told += f", {sum(page.kept for page in pages)} of {guesses} guesses kept"
+    yield from note(reason, told)
 
 
 def _decided_by(duet: Duet, small: ModelView, large: ModelView) -> str:

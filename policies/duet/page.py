@@ -47,6 +47,9 @@ class Page:
     wrote: Counter[str] = field(default_factory=Counter)
     turns: Counter[str] = field(default_factory=Counter)
     """How often each model was asked to write."""
+    guesses: int = 0
+    """How often a model went on before it was known from what; `kept` of them were right."""
+    kept: int = 0
     begun: bool = False
     """Whether any of it was written into the client's answer."""
     split: bool = False

@@ -181,7 +181,7 @@ def test_the_branch_is_kept_if_the_large_model_writes_the_same() -> None:
     played.asks(wait(L1, S2)).hears(writes(L1, "It", 12))
     played.asks(shows(L1, "It", 12), wait(L1, S2)).hears(over(S2)).asks(wait(L1))
     played.hears(spent(L1)).asks(Close(L1), shows(S2, " so", 13), ends(S2, "", over(S2)), Close(S2))
-    played.asks(told("1 of 2 tokens by large, in 1 turn")).ends(over(S2))
+    played.asks(told("1 of 2 tokens by large, in 1 turn, 1 of 1 guesses kept")).ends(over(S2))
 
 
 def test_the_branch_is_dropped_unseen_if_it_writes_another() -> None:
@@ -203,7 +203,7 @@ def test_the_branch_is_dropped_at_the_answers_end() -> None:
     played = hopeful().asks(wait(L1, S2)).hears(writes(L1, "", 2))
     played.asks(shows(L1, "", 2), wait(L1, S2)).hears(over(L1))
     played.asks(ends(L1, "", over(L1)), Close(L1), Close(S2))
-    played.asks(told("1 of 1 tokens by large, in 1 turn")).ends(over(L1))
+    played.asks(told("1 of 1 tokens by large, in 1 turn, 0 of 1 guesses kept")).ends(over(L1))
 
 
 def test_numbers_asked_of_the_engine_are_not_shown_for_texts() -> None:
@@ -298,7 +298,9 @@ def test_what_no_model_could_answer_is_returned_at_once(blame: Blame) -> None:
 
 def test_a_refusal_of_the_large_model_drops_the_branch() -> None:
     played = hopeful().asks(wait(L1, S2)).hears(failed(L1, Blame.CLIENT)).asks(Close(S2))
-    played.asks(told("0 of 0 tokens by large, in 1 turn")).ends(failed(L1, Blame.CLIENT))
+    played.asks(told("0 of 0 tokens by large, in 1 turn, 0 of 1 guesses kept")).ends(
+        failed(L1, Blame.CLIENT)
+    )
 
 
 def test_a_model_without_a_backend_is_lost() -> None:
