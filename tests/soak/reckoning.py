@@ -19,6 +19,8 @@ from tests.soak.hearing import Heard, Said
 from tests.soak.judging import Judge
 
 ONE_MODEL = "one_model"
+ESTIMATED = "estimated"
+"""Of an answer that began when nobody knew what the servers, all gone, could do."""
 LOST = {"small_failed": "small", "large_failed": "large"}
 """Reasons of an answer that one model has finished, and the other one."""
 EACH = 2
@@ -107,9 +109,11 @@ class Reckoning:
         return f"no beginning of {wanted}" if odd else None
 
     def _may_end(self, ended: Ended) -> bool:
-        """Whether nobody could have gone on with it: one model's answer is never begun again."""
+        """Whether nobody could have gone on with it: one model's answer is never begun again, and
+        a model alone, like vLLM, writes no two choices where nothing is drawn.
+        """
         if ended.reason == ONE_MODEL:
-            return ended.unwell.get("large", 0) > 0
+            return ended.unwell.get("large", 0) > 0 or ended.asked.n > 1
         return ended.lost("small") and ended.lost("large")
 
     def _miscounted(self, ended: Ended) -> str | None:
@@ -138,6 +142,8 @@ class Reckoning:
             return f"{reason}, where there was another server"
         if reason == ONE_MODEL and not ended.unwell.get("small"):
             return f"{reason}, and nothing died"
+        if reason == ESTIMATED and not ended.lost("small"):
+            return f"{reason}, where a server has a gate"
         if ended.broken and ended.asked.policy in STATELESS and reason == "in_engine":
             return self._different(ended)
         return None
@@ -172,7 +178,7 @@ class Reckoning:
             why = self._different(ended)
             if why is None:
                 return (Outcome.SAME_MOVED if ended.broken else Outcome.SAME), None
-            if not (ended.broken or lost):
+            if not (ended.broken or lost or ended.reason == ESTIMATED):
                 return Outcome.WRONG, why
         if why := self._not_chosen(asked, heard.choices.values()):
             return Outcome.WRONG, why

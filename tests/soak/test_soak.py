@@ -243,7 +243,8 @@ async def test_nothing_is_lost_doubled_mixed_or_left_behind(
         print(f"\n{soak.reckoning.table()}")
         print(f"{number} answers in {took:.0f} s, seed {seed}; killed: {killed}; {grown:+.1f} MB")
     assert soak.reckoning.counts.total() == number
-    assert not soak.reckoning.wrong, "\n".join(soak.reckoning.wrong[:SHOWN])
+    kinds = Counter(why.split("\n")[0] for why in soak.reckoning.wrong)
+    assert not kinds, "\n".join([str(kinds), *soak.reckoning.wrong[:SHOWN]])
     assert all(idle)
     assert not left
     assert grown < GROWTH_MB
