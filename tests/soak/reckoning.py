@@ -20,7 +20,7 @@ from tests.soak.judging import Judge
 
 ONE_MODEL = "one_model"
 ESTIMATED = "estimated"
-"""Of an answer that began when nobody knew what the servers, all gone, could do."""
+"""Of an answer that began when nobody knew what a model's servers, all gone, could do."""
 LOST = {"small_failed": "small", "large_failed": "large"}
 """Reasons of an answer that one model has finished, and the other one."""
 EACH = 2
@@ -142,7 +142,7 @@ class Reckoning:
             return f"{reason}, where there was another server"
         if reason == ONE_MODEL and not ended.unwell.get("small"):
             return f"{reason}, and nothing died"
-        if reason == ESTIMATED and not ended.lost("small"):
+        if reason == ESTIMATED and not (ended.lost("small") or ended.lost("large")):
             return f"{reason}, where a server has a gate"
         if ended.broken and ended.asked.policy in STATELESS and reason == "in_engine":
             return self._different(ended)
