@@ -47,6 +47,11 @@ class Split:
         yield from note(reason, target)
         return (yield from route(target, request))
 
+    def chances(self, request: Request) -> Mapping[str, float]:
+        """Those of the weights, over all sessions: which session goes where is chance, too."""
+        whole = math.fsum(self.weights.values())
+        return {name: weight / whole for name, weight in self.weights.items() if weight > 0}
+
     def _place(self, session: str) -> float:
         """A number in [0, 1) that depends on the session and the salt alone, on any machine."""
         digest = hashlib.blake2b(f"{self.salt}\0{session}".encode(), digest_size=8).digest()

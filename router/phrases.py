@@ -112,9 +112,9 @@ def route(target: str, request: Request, share: float = 1.0) -> Steps:
     return ended
 
 
-def note(reason: str, detail: str = "") -> Phrase[None]:
-    """Tell listeners and the client why."""
-    yield Note(reason, detail)
+def note(reason: str, detail: str = "", expected: Mapping[str, float] = UNCHANGED) -> Phrase[None]:
+    """Tell listeners and the client why, and what score is expected of each target."""
+    yield Note(reason, detail, expected)
 
 
 def serve(model: str, request: Request, changes: Mapping[str, Any] = UNCHANGED) -> Steps:

@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from router.fleet import Fleet
 
 __all__ = [
-    "Alternative", "Attempt", "Blame", "Close", "Compute", "Delta", "Draft", "Emit", "Ended",
-    "Event", "Failed", "Fault", "Finished", "ModelName", "Next", "Note", "Open", "Parse", "Parsed",
-    "Particular", "Policy", "Relay", "Render", "Request", "Route", "Spell", "Step", "Steps",
-    "Surface", "TargetName", "TimedOut", "Token", "Usage", "UNCHANGED",
+    "Alternative", "Attempt", "Blame", "Close", "Compute", "Delta", "Draft", "Drawing", "Emit",
+    "Ended", "Event", "Failed", "Fault", "Finished", "ModelName", "Next", "Note", "Open", "Parse",
+    "Parsed", "Particular", "Policy", "Relay", "Render", "Request", "Route", "Spell", "Step",
+    "Steps", "Surface", "TargetName", "TimedOut", "Token", "Usage", "UNCHANGED",
 ]  # fmt: skip
 
 ModelName = Annotated[str, "model"]
@@ -252,10 +252,15 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Say why: `reason` is one of the policy's `reasons`, `detail` is for people. Reply: None."""
+    """Say why: `reason` is one of the policy's `reasons`, `detail` is for people. Reply: None.
+
+    `expected` is the score from 0 to 1 that the policy expects of each target's answer, if it has
+    an idea of it.
+    """
 
     reason: str
     detail: str = ""
+    expected: Mapping[str, float] = field(default_factory=lambda: UNCHANGED)
 
 
 Step: TypeAlias = (
@@ -370,4 +375,13 @@ class Particular(Protocol):
         Asked when a config is checked and when the backends have been probed at start; what comes
         to light later must be dealt with in `route`.
         """
+        ...
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """A policy that draws lots. Who learns from its traffic must know what else could have come."""
+
+    def chances(self, request: Request) -> Mapping[str, float]:
+        """The chance of each target to be drawn for `request`; they sum to 1."""
         ...
