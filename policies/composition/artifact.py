@@ -1,0 +1,317 @@
+"""A trained composition of experts as a folder of plain files, written once and then only read.
+
+    experts.json          what it is: experts, categories, embedder, maps, figures of its training
+    experts.safetensors   every array
+    grams.json            the vocabulary of n-grams, in the order of their weights
+
+`tandem train experts` writes it, the policy `experts` reads it, and neither trusts the other: what
+does not fit together is an `ArtifactError` that names the folder and says what to do. No pickle, so
+that reading cannot run anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from policies.composition.blocks import (
+    Blend,
+    Block,
+    Categories,
+    Familiar,
+    Forest,
+    Grams,
+    Kernel,
+    Linear,
+    Table,
+)
+from policies.composition.budget import Reference
+from policies.composition.features import Reading, Units
+from policies.composition.lexical import NAMES, Floats
+
+FORMAT = 1
+KIND = "experts"
+CARD = "experts.json"
+ARRAYS = "experts.safetensors"
+GRAMS = "grams.json"
+_HINT = "`tandem train experts` makes such a folder"
+
+
+class ArtifactError(ValueError):
+    """A folder that is no usable artifact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """One expert: active parameters in billions, USD per request, GB of memory; None if unknown."""
+
+    name: str
+    params_b: float | None = None
+    usd: float | None = None
+    memory_gb: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """A kind of prompt: its share of the training rows, and the words that are typical of it."""
+
+    name: str
+    share: float
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """Which expert serves each category, by index, solved for an active `budget` in `unit`.
+
+    `cost` and `quality` are what that comes to on the training rows.
+    """
+
+    unit: str
+    budget: float
+    cost: float
+    quality: float
+    experts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """The embedder that the artifact was trained with, and so must be served with."""
+
+    name: str
+    fingerprint: str
+    dimension: int
+    local: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Everything about an artifact that is no array.
+
+    `strong` is the index of the expert with the best mean score, `resident` those that fit the
+    memory budget of training (all, where there was none). Below `confidence` or `similarity` a
+    prompt counts as uncertain. `prior` names the prior whose expectations are features.
+    `reference` says where the rows of the frontier came from: `folds` or `rows`.
+    """
+
+    experts: tuple[Expert, ...]
+    categories: tuple[Category, ...]
+    maps: tuple[Map, ...]
+    strong: int
+    resident: tuple[int, ...]
+    source: str
+    embedding: Embedding | None
+    prior: str | None
+    confidence: float
+    similarity: float
+    reference: str
+    created: str
+    data: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The arrays of an artifact as what they are for, still without an embedder."""
+
+    lexical: Units
+    prior: Units | None
+    categories: Categories
+    blend: Blend
+    familiar: Familiar
+    reference: Reference
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What a folder holds. `fingerprint` tells it from any other."""
+
+    card: Card
+    parts: Parts
+    fingerprint: str
+
+    def reading(self, embed: Any, prior: Any) -> Reading:
+        """How asks are read for it, given its embedder and its prior."""
+        uses = any(isinstance(block, Grams) for block in self.parts.blend.blocks)
+        return Reading(embed, prior, self.parts.lexical, self.parts.prior, uses)
+
+
+# -------------------------------------------------------------------------------------- writing
+
+
+def write_artifact(folder: Path, card: Card, parts: Parts) -> None:
+    """Make the folder, or replace what it holds: the arrays first, then the card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {}
+    blocks: list[dict[str, Any]] = []
+    vocabulary: list[str] = []
+    for at, block in enumerate(parts.blend.blocks):
+        kind, scalars = type(block).__name__.lower(), {}
+        for name, value in _fields(block):
+            if isinstance(value, np.ndarray):
+                arrays[f"block{at}.{name}"] = value
+            elif isinstance(value, int | float):
+                scalars[name] = value
+        if isinstance(block, Grams):
+            vocabulary = sorted(block.vocabulary, key=block.vocabulary.__getitem__)
+        blocks.append({"kind": kind, **scalars})
+    arrays |= _shared(parts)
+    _write(folder / GRAMS, vocabulary)
+    contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    (folder / ARRAYS).write_bytes(save(contiguous))
+    about = {"temperature": parts.categories.temperature, "neighbours": parts.familiar.neighbours}
+    stated = {"format": FORMAT, "kind": KIND, "lexical": list(NAMES), "blocks": blocks, **about}
+    _write(folder / CARD, stated | asdict(card), indent=2)
+
+
+def _fields(block: Block) -> list[tuple[str, Any]]:
+    names = type(block).__dataclass_fields__  # type: ignore[attr-defined]  # all are dataclasses
+    return [(name, getattr(block, name)) for name in names]
+
+
+def _shared(parts: Parts) -> dict[str, Any]:
+    arrays = {
+        "lexical.centre": parts.lexical.centre,
+        "lexical.spread": parts.lexical.spread,
+        "categories.weights": parts.categories.weights,
+        "categories.offset": parts.categories.offset,
+        "blend.weights": parts.blend.weights,
+        "blend.offset": parts.blend.offset,
+        "familiar.points": parts.familiar.points.astype(np.float16),
+        "reference.predicted": parts.reference.predicted.astype(np.float32),
+        "reference.actual": parts.reference.actual.astype(np.float32),
+    }
+    if parts.prior is not None:
+        arrays |= {"prior.centre": parts.prior.centre, "prior.spread": parts.prior.spread}
+    return arrays
+
+
+def _write(path: Path, value: Any, indent: int | None = None) -> None:
+    path.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# -------------------------------------------------------------------------------------- reading
+
+
+def read_artifact(folder: Path) -> Artifact:
+    """The artifact in a folder. Raises ArtifactError where it is none, or its parts disagree."""
+    try:
+        text = (folder / CARD).read_text(encoding="utf-8")
+        stored = (folder / ARRAYS).read_bytes()
+        stated = json.loads(text)
+        vocabulary = json.loads((folder / GRAMS).read_text(encoding="utf-8"))
+        arrays = load_file(folder / ARRAYS)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ArtifactError(f"{error.filename or folder}: {reason}; {_HINT}") from error
+    except (ValueError, SafetensorError) as error:
+        raise ArtifactError(f"a file in {folder} is damaged: {error}; {_HINT}") from error
+    for name, value in (("format", FORMAT), ("kind", KIND), ("lexical", list(NAMES))):
+        found = stated.get(name) if isinstance(stated, dict) else None
+        if found != value:
+            raise ArtifactError(
+                f"{folder}: {name} is {found!r}, and this version of Tandem reads {value!r}; "
+                "train it anew"
+            )
+    digest = hashlib.sha256(text.encode() + stored).hexdigest()[:16]
+    try:
+        card = _card(stated)
+        return Artifact(card, _parts(stated, arrays, vocabulary, card), digest)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ArtifactError(f"the files in {folder} do not fit together: {error!r}") from error
+
+
+def _card(stated: Mapping[str, Any]) -> Card:
+    embedding = stated["embedding"]
+    return Card(
+        experts=tuple(Expert(**each) for each in stated["experts"]),
+        categories=tuple(
+            Category(each["name"], each["share"], tuple(each["words"]))
+            for each in stated["categories"]
+        ),
+        maps=tuple(Map(**{**each, "experts": tuple(each["experts"])}) for each in stated["maps"]),
+        strong=stated["strong"],
+        resident=tuple(stated["resident"]),
+        source=stated["source"],
+        embedding=Embedding(**embedding) if embedding else None,
+        prior=stated["prior"],
+        confidence=stated["confidence"],
+        similarity=stated["similarity"],
+        reference=stated["reference"],
+        created=stated["created"],
+        data=stated["data"],
+        metrics=stated["metrics"],
+    )
+
+
+def _parts(
+    stated: Mapping[str, Any], arrays: Mapping[str, Any], vocabulary: Sequence[str], card: Card
+) -> Parts:
+    categories = Categories(
+        tuple(each.name for each in card.categories),
+        arrays["categories.weights"],
+        arrays["categories.offset"],
+        float(stated["temperature"]),
+    )
+    known = {gram: at for at, gram in enumerate(vocabulary)}
+    blocks = [
+        _block(scalars, _of(arrays, f"block{at}."), known, categories)
+        for at, scalars in enumerate(stated["blocks"])
+    ]
+    blend = Blend(tuple(blocks), arrays["blend.weights"], arrays["blend.offset"])
+    outputs = len(card.experts) + 1
+    if len(blend.offset) != outputs or len(blend.weights) != len(blocks):
+        raise ValueError(f"{len(card.experts)} experts need {outputs} outputs")
+    if len(categories.names) != len(categories.offset):
+        raise ValueError("the classifier knows other categories than the card")
+    prior = Units(arrays["prior.centre"], arrays["prior.spread"]) if card.prior else None
+    return Parts(
+        Units(arrays["lexical.centre"], arrays["lexical.spread"]),
+        prior,
+        categories,
+        blend,
+        Familiar(arrays["familiar.points"].astype(np.float32), int(stated["neighbours"])),
+        Reference(
+            arrays["reference.predicted"].astype(float), arrays["reference.actual"].astype(float)
+        ),
+    )
+
+
+def _of(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    found = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+    return {
+        name: value.astype(np.float32) if value.dtype == np.float16 else value
+        for name, value in found.items()
+    }
+
+
+def _block(
+    scalars: Mapping[str, Any],
+    arrays: Mapping[str, Floats],
+    vocabulary: Mapping[str, int],
+    categories: Categories,
+) -> Block:
+    settings: dict[str, Any] = {name: v for name, v in scalars.items() if name != "kind"}
+    match scalars["kind"]:
+        case "grams":
+            if len(vocabulary) != len(arrays["idf"]):
+                raise ValueError(f"{GRAMS} and {ARRAYS} hold different numbers of n-grams")
+            return Grams(vocabulary=vocabulary, **arrays)
+        case "linear":
+            return Linear(**arrays)
+        case "kernel":
+            return Kernel(**arrays, **settings)
+        case "forest":
+            return Forest(**arrays, **settings)  # type: ignore[arg-type]  # indices are whole numbers
+        case "table":
+            return Table(arrays["rows"], categories)
+        case kind:
+            raise ValueError(f"there is no block of kind {kind!r}")

@@ -1,0 +1,101 @@
+"""Asks as arrays: what every part of a judge is given. Cheap parts first, the embedding last.
+
+The dense row of an ask is its embedding, then its lexical numbers in units of their spread in
+training, then what the prior (`policies.composition.prior`) expects, in the same units. Knows how
+the parts stand side by side; not what is made of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from policies.composition.ask import Ask
+from policies.composition.lexical import NAMES, Floats, grams, lexical
+
+CLIP = 4.0
+"""Spreads at which a lexical number is cut off: an ask of a megabyte must not decide alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Of some asks: `dense` [asks, width] float32, `grams` one count of n-grams each (or none).
+
+    `embedding` [asks, dimension] is the first part of `dense`; of width 0 without an embedder.
+    """
+
+    dense: Floats
+    embedding: Floats
+    grams: tuple[Counter[str], ...]
+
+    def __len__(self) -> int:
+        return len(self.dense)
+
+    def rows(self, which: Sequence[int]) -> Features:
+        """Those of some of the asks."""
+        at = np.asarray(which, dtype=np.int64)
+        kept = tuple(self.grams[each] for each in at) if self.grams else ()
+        return Features(self.dense[at], self.embedding[at], kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """Centre and spread of some numbers in training, [numbers] float32 each."""
+
+    centre: Floats
+    spread: Floats
+
+    def of(self, values: Floats) -> Floats:
+        """`values` [asks, numbers] in spreads from the centre, cut off at `CLIP`."""
+        scaled = (values - self.centre) / self.spread
+        return np.clip(scaled, -CLIP, CLIP).astype(np.float32)
+
+
+def units(values: Floats) -> Units:
+    """Centre and spread of `values` [asks, numbers]; what never varies keeps a spread of 1."""
+    spread = values.std(axis=0)
+    return Units(
+        values.mean(axis=0).astype(np.float32),
+        np.where(spread > 1e-6, spread, 1.0).astype(np.float32),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How asks are read. `embed` gives rows of length 1; None where only the form is looked at.
+
+    `prior` gives what a judge of other rows expects, from embeddings [asks, dimension].
+    """
+
+    embed: Callable[[Sequence[str]], Floats] | None
+    prior: Callable[[Floats], Floats] | None
+    lexical_units: Units
+    prior_units: Units | None
+    grams: bool = True
+
+    def features(self, asks: Sequence[Ask], embedding: Floats | None = None) -> Features:
+        """Those of `asks`; `embedding` spares computing what is known already."""
+        if embedding is None:
+            embedding = embedded(self.embed, asks)
+        parts = [embedding, self.lexical_units.of(forms(asks))]
+        if self.prior is not None and self.prior_units is not None:
+            parts.append(self.prior_units.of(self.prior(embedding)))
+        counted = tuple(grams(ask.text) for ask in asks) if self.grams else ()
+        return Features(np.hstack(parts), embedding, counted)
+
+
+def forms(asks: Sequence[Ask]) -> Floats:
+    """The lexical numbers of asks, [asks, numbers]."""
+    if not asks:
+        return np.zeros((0, len(NAMES)), dtype=np.float32)
+    return np.stack([lexical(ask) for ask in asks])
+
+
+def embedded(embed: Callable[[Sequence[str]], Floats] | None, asks: Sequence[Ask]) -> Floats:
+    """The embeddings of asks, [asks, dimension]; of width 0 without an embedder."""
+    if embed is None:
+        return np.zeros((len(asks), 0), dtype=np.float32)
+    return embed([ask.text for ask in asks])
