@@ -93,6 +93,14 @@ class Embedding:
 
 
 @dataclass(frozen=True, slots=True)
+class PriorUsed:
+    """The prior that the artifact was trained with, and which of its groups."""
+
+    fingerprint: str
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """Everything about an artifact that is no array.
 
@@ -109,7 +117,7 @@ class Card:
     resident: tuple[int, ...]
     source: str
     embedding: Embedding | None
-    prior: str | None
+    prior: PriorUsed | None
     confidence: float
     similarity: float
     reference: str
@@ -122,8 +130,10 @@ class Card:
 class Parts:
     """The arrays of an artifact as what they are for, still without an embedder."""
 
-    lexical: Units
-    prior: Units | None
+    directions: Floats
+    direction_units: Units
+    lexical_units: Units
+    prior_units: Units | None
     categories: Categories
     blend: Blend
     familiar: Familiar
@@ -141,7 +151,16 @@ class Artifact:
     def reading(self, embed: Any, prior: Any) -> Reading:
         """How asks are read for it, given its embedder and its prior."""
         uses = any(isinstance(block, Grams) for block in self.parts.blend.blocks)
-        return Reading(embed, prior, self.parts.lexical, self.parts.prior, uses)
+        parts = self.parts
+        return Reading(
+            embed,
+            prior,
+            parts.directions,
+            parts.direction_units,
+            parts.lexical_units,
+            parts.prior_units,
+            uses,
+        )
 
 
 # -------------------------------------------------------------------------------------- writing
@@ -179,8 +198,10 @@ def _fields(block: Block) -> list[tuple[str, Any]]:
 
 def _shared(parts: Parts) -> dict[str, Any]:
     arrays = {
-        "lexical.centre": parts.lexical.centre,
-        "lexical.spread": parts.lexical.spread,
+        "directions": parts.directions,
+        **_units("directions", parts.direction_units),
+        **_units("lexical", parts.lexical_units),
+        "categories.columns": parts.categories.columns,
         "categories.weights": parts.categories.weights,
         "categories.offset": parts.categories.offset,
         "blend.weights": parts.blend.weights,
@@ -189,9 +210,13 @@ def _shared(parts: Parts) -> dict[str, Any]:
         "reference.predicted": parts.reference.predicted.astype(np.float32),
         "reference.actual": parts.reference.actual.astype(np.float32),
     }
-    if parts.prior is not None:
-        arrays |= {"prior.centre": parts.prior.centre, "prior.spread": parts.prior.spread}
+    if parts.prior_units is not None:
+        arrays |= _units("prior", parts.prior_units)
     return arrays
+
+
+def _units(name: str, of: Units) -> dict[str, Any]:
+    return {f"{name}.centre": of.centre, f"{name}.spread": of.spread}
 
 
 def _write(path: Path, value: Any, indent: int | None = None) -> None:
@@ -230,7 +255,7 @@ def read_artifact(folder: Path) -> Artifact:
 
 
 def _card(stated: Mapping[str, Any]) -> Card:
-    embedding = stated["embedding"]
+    embedding, prior = stated["embedding"], stated["prior"]
     return Card(
         experts=tuple(Expert(**each) for each in stated["experts"]),
         categories=tuple(
@@ -242,7 +267,7 @@ def _card(stated: Mapping[str, Any]) -> Card:
         resident=tuple(stated["resident"]),
         source=stated["source"],
         embedding=Embedding(**embedding) if embedding else None,
-        prior=stated["prior"],
+        prior=PriorUsed(prior["fingerprint"], tuple(prior["groups"])) if prior else None,
         confidence=stated["confidence"],
         similarity=stated["similarity"],
         reference=stated["reference"],
@@ -257,6 +282,7 @@ def _parts(
 ) -> Parts:
     categories = Categories(
         tuple(each.name for each in card.categories),
+        arrays["categories.columns"],
         arrays["categories.weights"],
         arrays["categories.offset"],
         float(stated["temperature"]),
@@ -272,10 +298,15 @@ def _parts(
         raise ValueError(f"{len(card.experts)} experts need {outputs} outputs")
     if len(categories.names) != len(categories.offset):
         raise ValueError("the classifier knows other categories than the card")
-    prior = Units(arrays["prior.centre"], arrays["prior.spread"]) if card.prior else None
+
+    def units(name: str) -> Units:
+        return Units(arrays[f"{name}.centre"], arrays[f"{name}.spread"])
+
     return Parts(
-        Units(arrays["lexical.centre"], arrays["lexical.spread"]),
-        prior,
+        arrays["directions"],
+        units("directions"),
+        units("lexical"),
+        units("prior") if card.prior else None,
         categories,
         blend,
         Familiar(arrays["familiar.points"].astype(np.float32), int(stated["neighbours"])),

@@ -21,9 +21,6 @@ from policies.composition.lexical import Floats
 
 Whole: TypeAlias = npt.NDArray[np.int32]
 
-LEXICAL_WEIGHT = 0.07
-"""Of a lexical number beside an embedding of length 1, where distances count: some forty of them
-then weigh a fifth of the whole. Chosen on half of the shared outcome rows."""
 _CHUNK = 256
 """Asks at a time, so that a batch of thousands needs no gigabytes."""
 
@@ -73,44 +70,49 @@ def tfidf(
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A linear model over the dense row: `weights` [width, outputs], `offset` [outputs]."""
+    """A linear model: `weights` [columns, outputs] of these `columns` of the dense row, `offset`
+    [outputs].
+    """
 
+    columns: Whole
     weights: Floats
     offset: Floats
 
     def outputs(self, features: Features) -> Floats:
         """As `Block`."""
-        return (features.dense @ self.weights + self.offset).astype(np.float32)
+        return (features.dense[:, self.columns] @ self.weights + self.offset).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """Kernel ridge with a Gaussian kernel: `points` [references, width] of `near`, `dual`
-    [references, outputs], `offset` [outputs]; `gamma` is 1 / (2 sigma^2).
+    """Kernel ridge with a Gaussian kernel of `gamma` (1 / (2 sigma^2)) over these `columns` of the
+    dense row, each times its `scale`: `points` [references, columns], scaled already, `dual`
+    [references, outputs], `offset` [outputs].
     """
 
+    columns: Whole
+    scale: Floats
     points: Floats
     dual: Floats
     offset: Floats
     gamma: float
-    dimension: int
 
     def outputs(self, features: Features) -> Floats:
         """As `Block`."""
-        rows = near(features.dense, self.dimension)
-        squares = (self.points * self.points).sum(axis=1)
-        parts = []
-        for start in range(0, len(rows), _CHUNK):
-            part = rows[start : start + _CHUNK]
-            apart = (part * part).sum(axis=1)[:, None] + squares - 2 * part @ self.points.T
-            parts.append(np.exp(-self.gamma * np.maximum(apart, 0)) @ self.dual)
+        rows = features.dense[:, self.columns] * self.scale
+        parts = [
+            gaussian(rows[start : start + _CHUNK], self.points, self.gamma) @ self.dual
+            for start in range(0, len(rows), _CHUNK)
+        ]
         shape = (0, len(self.offset))
         return (np.concatenate(parts) if parts else np.zeros(shape)).astype(np.float32) + self.offset
 
 
-def near(dense: Floats, dimension: int) -> Floats:
-    """Dense rows as distances are taken of them: what is no embedding weighs little."""
-    return np.hstack([dense[:, :dimension], LEXICAL_WEIGHT * dense[:, dimension:]])
+def gaussian(rows: Floats, points: Floats, gamma: float) -> Floats:
+    """exp(-gamma x squared distance), [rows, points]."""
+    apart = (rows * rows).sum(axis=1)[:, None] + (points * points).sum(axis=1)
+    apart -= 2 * rows @ points.T
+    return np.exp(-gamma * np.maximum(apart, 0), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,18 +170,20 @@ class Table:
 class Categories:
     """Which category an ask belongs to: multinomial logistic regression over the dense row.
 
-    `weights` [width, categories], `offset` [categories]; `temperature` makes its confidence honest
-    (Guo et al., arXiv 1706.04599).
+    `columns` of the dense row, `weights` [columns, categories], `offset` [categories]; the
+    `temperature` makes its confidence honest (Guo et al., arXiv 1706.04599).
     """
 
     names: tuple[str, ...]
+    columns: Whole
     weights: Floats
     offset: Floats
     temperature: float
 
     def probabilities(self, features: Features) -> Floats:
         """[asks, categories], rows that sum to 1."""
-        logits = (features.dense @ self.weights + self.offset) / self.temperature
+        dense = features.dense[:, self.columns]
+        logits = (dense @ self.weights + self.offset) / self.temperature
         raised = np.exp(logits - logits.max(axis=1, keepdims=True))
         return (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32)
 

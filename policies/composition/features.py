@@ -1,8 +1,8 @@
 """Asks as arrays: what every part of a judge is given. Cheap parts first, the embedding last.
 
-The dense row of an ask is its embedding, then its lexical numbers in units of their spread in
-training, then what the prior (`policies.composition.prior`) expects, in the same units. Knows how
-the parts stand side by side; not what is made of them.
+The dense row of an ask is its embedding, the embedding's main directions, its lexical numbers, and
+what the prior (`policies.composition.prior`) expects; the last three in units of their spread in
+training. Knows how the parts stand side by side; not what is made of them.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from policies.composition.ask import Ask
 from policies.composition.lexical import NAMES, Floats, grams, lexical
+
+Columns: TypeAlias = npt.NDArray[np.int32]
 
 CLIP = 4.0
 """Spreads at which a lexical number is cut off: an ask of a megabyte must not decide alone."""
@@ -64,23 +68,56 @@ def units(values: Floats) -> Units:
 
 
 @dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the parts of a dense row begin, as they stand in it."""
+
+    embedding: int
+    directions: int
+    lexical: int
+    prior: int
+
+    def columns(self, *parts: str) -> Columns:
+        """The columns of these parts, in order, int32."""
+        names = ("embedding", "directions", "lexical", "prior")
+        ends = np.cumsum([getattr(self, name) for name in names])
+        spans = {
+            name: range(int(end) - getattr(self, name), int(end))
+            for name, end in zip(names, ends, strict=True)
+        }
+        return np.array([at for part in parts for at in spans[part]], dtype=np.int32)
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """How asks are read. `embed` gives rows of length 1; None where only the form is looked at.
 
-    `prior` gives what a judge of other rows expects, from embeddings [asks, dimension].
+    `directions` [dimension, few] are the main directions of embeddings in training. `prior` gives
+    what a judge of other rows expects, from embeddings [asks, dimension].
     """
 
     embed: Callable[[Sequence[str]], Floats] | None
     prior: Callable[[Floats], Floats] | None
+    directions: Floats
+    direction_units: Units
     lexical_units: Units
     prior_units: Units | None
     grams: bool = True
+
+    @property
+    def layout(self) -> Layout:
+        """How wide each part of the dense row is."""
+        prior = 0 if self.prior_units is None else len(self.prior_units.centre)
+        return Layout(*self.directions.shape, len(NAMES), prior)
 
     def features(self, asks: Sequence[Ask], embedding: Floats | None = None) -> Features:
         """Those of `asks`; `embedding` spares computing what is known already."""
         if embedding is None:
             embedding = embedded(self.embed, asks)
-        parts = [embedding, self.lexical_units.of(forms(asks))]
+        parts = [
+            embedding,
+            self.direction_units.of(embedding @ self.directions),
+            self.lexical_units.of(forms(asks)),
+        ]
         if self.prior is not None and self.prior_units is not None:
             parts.append(self.prior_units.of(self.prior(embedding)))
         counted = tuple(grams(ask.text) for ask in asks) if self.grams else ()

@@ -1,0 +1,92 @@
+"""How much each block counts: weights fitted to predictions of rows that the blocks had not seen.
+
+Rows are split into folds, equal prompts together; every block is fitted to all folds but one and
+applied to that one. On these predictions a non-negative least squares finds the weights, for what
+the experts share and for what sets them apart separately. So the blend is calibrated in the mean by
+construction, a block that learned nothing gets no weight, and what is expected of each row without
+having seen it is kept: budgets and risk bounds are tried on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import nnls
+
+from policies.composition.blocks import Blend, within
+from policies.composition.features import Features
+from policies.composition.lexical import Floats
+from policies.composition.prior import hashed
+from policies.training.experts.fit import Fit, Reals, targets
+
+Indices = npt.NDArray[np.int64]
+
+EVEN = 0.1
+"""How much the weights are drawn to even ones, as a share of the rows: blocks that predict nearly
+the same have no weights of their own that a thousand noisy rows could tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blended:
+    """A fitted blend, and what it expected of each row unseen, [rows, experts]."""
+
+    blend: Blend
+    unseen: Reals
+
+
+def folds_of(prompts: Sequence[str], count: int, seed: int) -> list[Indices]:
+    """Rows in `count` parts of about even size, at random, equal prompts in the same one."""
+    hashes, groups = np.unique(hashed(prompts), return_inverse=True)
+    of_group = np.random.default_rng(seed).permutation(len(hashes)) % count
+    return [np.flatnonzero(of_group[groups] == fold) for fold in range(count)]
+
+
+def blended(
+    features: Features,
+    scores: Reals,
+    fits: Mapping[str, Fit],
+    folds: Sequence[Indices],
+    done: Callable[[str], None],
+) -> Blended:
+    """Fit every block, and weigh them. `done` is called with a block's name after each fit."""
+    wanted = targets(scores)
+    unseen = np.zeros((len(fits), *wanted.shape))
+    everything = np.arange(len(features))
+    for fold in folds:
+        rest = np.setdiff1d(everything, fold)
+        for at, (name, fit) in enumerate(fits.items()):
+            block = fit(features.rows(rest), wanted[rest])
+            unseen[at, fold] = block.outputs(features.rows(fold)) - wanted[rest].mean(axis=0)
+            done(name)
+    weights = np.column_stack([_weights(unseen[:, :, :1], wanted[:, :1]),
+                               _weights(unseen[:, :, 1:], wanted[:, 1:])])  # fmt: skip
+    blocks = []
+    for name, fit in fits.items():
+        blocks.append(fit(features, wanted))
+        done(name)
+    mean = wanted.mean(axis=0)
+    offset = np.concatenate([mean[:1] * (1 - weights[:, 0].sum()),
+                             mean[1:] * (1 - weights[:, 1].sum())])  # fmt: skip
+    expected = np.tensordot(weights[:, 0], unseen[:, :, :1], 1) + mean[:1]
+    expected = expected + np.tensordot(weights[:, 1], unseen[:, :, 1:], 1) + mean[1:]
+    blend = Blend(tuple(blocks), weights.astype(np.float32), offset.astype(np.float32))
+    return Blended(blend, within(expected.astype(np.float32)).astype(float))
+
+
+def _weights(unseen: Reals, wanted: Reals) -> Floats:
+    """Non-negative weights of blocks, [blocks], drawn a little to even ones.
+
+    `unseen` is [blocks, rows, outputs], around the mean; `wanted` [rows, outputs].
+    """
+    blocks = len(unseen)
+    aimed = (wanted - wanted.mean(axis=0)).ravel()
+    columns = unseen.reshape(blocks, -1).T
+    sums = columns.sum(axis=1)
+    even = max(float(sums @ aimed) / max(float(sums @ sums), 1e-12), 0.0)
+    pull = np.sqrt(EVEN * (columns * columns).sum() / blocks) * np.eye(blocks)
+    stacked = np.vstack([columns, pull])
+    found, _ = nnls(stacked, np.concatenate([aimed, pull @ np.full(blocks, even)]))
+    return found.astype(np.float32)
