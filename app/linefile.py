@@ -32,7 +32,9 @@ class LineFile:
     def _open(self) -> int:
         if self._path is None:
             return sys.stdout.fileno()
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, self._mode)
+        return os.open(
+            self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, self._mode
+        )
 
     def write(self, data: bytes) -> None:
         """Append `data`. Raises OSError."""

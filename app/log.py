@@ -30,10 +30,13 @@ from router.faults import Blame
 from router.observe import (
     AttemptEnded,
     BackendChanged,
+    Kept,
     Observation,
     Refused,
     RequestEnded,
     RevisionActivated,
+    Shadowed,
+    ShadowFailed,
 )
 
 __all__ = ["CAPACITY", "Log", "LogError"]
@@ -93,6 +96,8 @@ class Log:
         """Queue one observation."""
         if isinstance(observation, AttemptEnded):
             return  # part of its request's line
+        if isinstance(observation, Kept) and observation.outcome == "logged":
+            return  # it has a file of its own
         if len(self._queue) >= self._capacity:
             self._turned_away += 1
         else:
@@ -156,7 +161,7 @@ def _encode(at: float, row: Row) -> bytes:
     )
 
 
-def _row(observation: Observation) -> Row:
+def _row(observation: Observation) -> Row:  # noqa: PLR0911  # a row per kind of observation
     match observation:
         case RequestEnded():
             return _request(observation)
@@ -181,6 +186,18 @@ def _row(observation: Observation) -> Row:
             return {"event": "revision", "number": number, "etag": etag}
         case AttemptEnded():
             return _attempt(observation)
+        case Shadowed():
+            return _shadowed(observation)
+        case ShadowFailed(request_id, policy, shadow, why):
+            return {
+                "event": "shadow_failed",
+                "id": request_id,
+                "policy": policy,
+                "shadow": shadow,
+                "why": why,
+            }
+        case Kept(kind, outcome, number):
+            return {"event": "decisions", "kind": kind, "outcome": outcome, "count": number}
         case _:
             assert_never(observation)
 
@@ -206,6 +223,22 @@ def _request(ended: RequestEnded) -> Row:
         "baseline_usd": ended.baseline,
         "tokens": ended.completion_by_model,
         "attempts": [_attempt(attempt) for attempt in ended.attempts],
+    }
+
+
+def _shadowed(seen: Shadowed) -> Row:
+    return {
+        "event": "shadow",
+        "id": seen.id,
+        "policy": seen.policy,
+        "shadow": seen.shadow,
+        "agreed": seen.agreed,
+        "arm": seen.arm,
+        "shadow_arm": seen.shadow_arm,
+        "cost_usd": seen.cost,
+        "shadow_cost_usd": seen.shadow_cost,
+        "score": seen.score,
+        "shadow_score": seen.shadow_score,
     }
 
 
