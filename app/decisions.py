@@ -31,7 +31,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from app.linefile import LineFile
+from app.linefile import STDOUT, LineFile
 from app.shadow import compared
 from router.config import DecisionsConfig
 from router.decide import Decision, decided
@@ -327,6 +327,11 @@ def _encoded(row: Row) -> bytes:
 
 
 def _opened(path: str) -> LineFile:
+    if path == STDOUT:
+        raise DecisionsError(
+            "decisions.file: decisions hold prompts, and standard output is read by others; name a"
+            " file"
+        )
     try:
         return LineFile(path, MODE)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from tests.fleets import request as asked
 from tests.running import config, eventually
 
 NOON = 1_790_000_000.25
+DOCS = Path(__file__).parents[2] / "docs/learning-from-traffic.md"
 ID = "req-0123456789abcdef01234567"
 SPLIT = {"use": "split", "weights": {"small": 1, "large": 3}, "sticky": False}
 
@@ -135,6 +137,19 @@ async def test_a_line_has_exactly_the_fields_of_the_schema(book: Book) -> None:
         "completion_tokens": 50,
     }
     assert book.heard == [Kept("decision", "logged")]
+
+
+async def test_the_documentation_shows_the_lines_as_they_are(book: Book) -> None:
+    page = DOCS.read_text(encoding="utf-8")
+    shown = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
+    book.write(runtime({"auto": SPLIT}))
+    book.decisions.feedback([(ID, 1)])
+    assert [list(line) for line in shown] == [list(line) for line in book.lines()]
+    table = page.partition("| field | |")[2].partition("\n\n")[0]
+    told = [
+        name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])
+    ]
+    assert told == list(shown[0])
 
 
 async def test_what_is_expected_is_computed_off_the_loop_and_logged(book: Book) -> None:
@@ -321,6 +336,11 @@ async def test_a_pipe_that_nobody_reads_does_not_hold_up_the_loop(tmp_path: Path
 def test_a_log_that_cannot_be_opened_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DecisionsError, match=r"no/such: No such file.*decisions\.file"):
         Book(tmp_path / "no" / "such")
+
+
+def test_standard_output_is_no_place_for_prompts() -> None:
+    with pytest.raises(DecisionsError, match=r"decisions\.file: .*standard output"):
+        Book(Path("-"))
 
 
 # -------------------------------------------------------------------------------------- feedback

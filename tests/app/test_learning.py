@@ -6,18 +6,25 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
 
+import app.serve
+import tests.running
 from app.admin import admin_app
 from app.decisions import hashed
 from app.keys import new_key
 from app.serve import listening
+from policies import TABLE
 from router.config import Form
+from router.fleet import Fleet
 from router.observe import Kept, Shadowed
+from router.phrases import route
+from router.steps import Request, Steps
 from tests.conftest import Started
 from tests.running import CHAT, MESSAGES, Config, Running, config, eventually, http
 from tests.scripted import DONE, Backend, answers, chunk, chunks, pauses, usage_event
@@ -41,8 +48,8 @@ def learning(small: Backend, large: Backend, file: Path | None, **sections: Any)
 
 @asynccontextmanager
 async def admin(running: Running) -> AsyncIterator[httpx.AsyncClient]:
-    app: Any = admin_app(running.rooms.revisions, "token", running.rooms.decisions)
-    async with listening(app) as url, http(url, authorization="Bearer token") as client:
+    served: Any = admin_app(running.rooms.revisions, "token", running.rooms.decisions)
+    async with listening(served) as url, http(url, authorization="Bearer token") as client:
         yield client
 
 
@@ -154,6 +161,35 @@ async def test_a_request_under_way_keeps_its_shadow_through_a_swap(
     assert (old.shadow, old.arm, old.shadow_arm) == ("small", "small", "small")
     lines = await read(file, 2)
     assert [(line["revision"], line["arm"]) for line in lines] == [(2, "large"), (1, "small")]
+
+
+@dataclass(frozen=True)
+class WhoIsAlive:
+    """The small model while it has a backend, else the large one."""
+
+    reasons: ClassVar[tuple[str, ...]] = ()
+
+    def route(self, request: Request, fleet: Fleet) -> Steps:
+        return (yield from route("small" if fleet.alive("small") else "large", request))
+
+
+async def test_a_decision_is_found_under_the_picture_that_the_request_had(
+    gateway: Started, small: Backend, large: Backend, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {**TABLE, "alive": WhoIsAlive}
+    for module in (app.serve, tests.running):
+        monkeypatch.setattr(module, "TABLE", kinds)
+    running = await gateway(learning(small, large, file, policies={"auto": {"use": "alive"}}))
+    go_on = asyncio.Event()
+    small.plays(pauses(go_on, chunk({"content": "a"}), chunks(usage_event(), DONE)))
+    asking = asyncio.create_task(running.streamed(model="auto"))
+    await eventually(lambda: len(small.calls) == 1)
+    running.backend("small").healthy = False
+    await eventually(lambda: not running.rooms.revisions.runtime.snapshot().alive("small"))
+    await running.post(model="auto")
+    go_on.set()
+    await asking
+    assert [line["arm"] for line in await read(file, 2)] == ["large", "small"]
 
 
 async def test_a_client_that_leaves_is_logged_as_gone(
