@@ -26,6 +26,7 @@ from app.admin_models import (
     CheckView,
     ErrorBody,
     ErrorView,
+    FeedbackView,
     HealthView,
     PoliciesView,
     RevisionDetail,
@@ -37,7 +38,9 @@ from app.admin_models import (
     revision_detail,
     revision_view,
 )
-from router.config import ConfigError, Problem
+from app.decisions import Decisions
+from app.feedback import SCHEMA, FeedbackError, read_feedback
+from router.config import ConfigError, Form, Problem
 from router.decode import decode
 from router.revisions import Revision, Revisions, StaleError, UnknownError
 
@@ -45,8 +48,13 @@ YAML = "application/yaml"
 """RFC 9512's media type."""
 
 
-def admin_app(revisions: Revisions, token: str | None) -> FastAPI:
-    """The admin API over `revisions`; without a `token` only this machine is answered."""
+def admin_app(
+    revisions: Revisions, token: str | None, decisions: Decisions | None = None
+) -> FastAPI:
+    """The admin API over `revisions`; without a `token` only this machine is answered.
+
+    Feedback goes to `decisions`.
+    """
     app = FastAPI(
         title="Tandem admin",
         description="Read, check, replace and roll back the configuration of a running gateway.",
@@ -56,6 +64,7 @@ def admin_app(revisions: Revisions, token: str | None) -> FastAPI:
     )
     app.state.revisions = revisions
     app.state.token = token
+    app.state.decisions = decisions
     app.include_router(_routes())
     app.add_api_route("/healthz", get_health, tags=["health"])
     app.add_exception_handler(AdminError, _on_refusal)
@@ -87,6 +96,10 @@ def _routes() -> APIRouter:
     add("/revisions/{number}", get_revision, tags=["revisions"])
     add("/revisions/{number}/activate", activate_revision, methods=post, tags=["revisions"])
     add("/backends", get_backends, tags=["backends"])
+    add(
+        "/feedback", post_feedback, methods=post, status_code=202, tags=["feedback"],
+        openapi_extra=_FEEDBACK,
+    )  # fmt: skip
     return routes
 
 
@@ -102,6 +115,15 @@ _WORDS = {
 def _body(what: str) -> dict[str, Any]:
     content = {kind: {"schema": {"type": "object"}} for kind in FORMS}
     return {"requestBody": {"required": True, "description": _WORDS[what], "content": content}}
+
+
+_FEEDBACK = {
+    "requestBody": {
+        "required": True,
+        "description": "One score, or a list of them.",
+        "content": {"application/json": {"schema": SCHEMA}},
+    }
+}
 
 
 def _revisions(request: Request) -> Revisions:
@@ -201,6 +223,24 @@ async def activate_revision(
 async def get_backends(revisions: Active) -> BackendsView:
     """Every backend: its health, breaker, load, latency, and what probing found."""
     return BackendsView(backends=backend_views(revisions.runtime))
+
+
+async def post_feedback(request: Request) -> FeedbackView:
+    """Log how good answers were: `{"id": "req-...", "score": 0.8}`, or a list of such."""
+    decisions: Decisions | None = request.app.state.decisions
+    text, form = await read_document(request)
+    if decisions is None or not decisions.configured:
+        why = "decisions are not logged: give `decisions` a file in the configuration, and restart"
+        raise AdminError(409, "no_decisions", why)
+    if form is not Form.JSON:
+        raise AdminError(415, "unknown_notation", "send application/json")
+    try:
+        several = read_feedback(text)
+    except FeedbackError as error:
+        raise AdminError(422, "invalid_feedback", str(error)) from None
+    if not decisions.feedback([(one.id, one.score) for one in several]):
+        raise AdminError(503, "busy", "the log is behind with its lines: send it again later")
+    return FeedbackView(taken=len(several))
 
 
 def _expected(if_match: str | None) -> frozenset[str] | None:

@@ -137,6 +137,13 @@ class BackendView(View):
     abilities: AbilitiesView
 
 
+class FeedbackView(View):
+    """Feedback that was taken."""
+
+    taken: int
+    """How many scores."""
+
+
 class BackendsView(View):
     """All backends of all models."""
 

@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from http import HTTPStatus
 
+from app.decisions import Decisions
 from app.keys import Admitted, Keys
 from app.metrics import Metrics
 from app.pages import Page, health, model_card, models, ready
@@ -52,6 +53,7 @@ class Gateway:
     shared: Shared
     observe: Observers
     metrics: Metrics
+    decisions: Decisions
     keys: Keys | None = None
     draining: bool = False
 
@@ -141,7 +143,10 @@ class Gateway:
             ledger.fault = Fault(Blame.GONE, "the client left", GONE_STATUS, "client_gone")
         finally:
             watch.stop()
-            self.observe(ledger.ended(time.monotonic()))
+            ended = ledger.ended(time.monotonic())
+            self.observe(ended)
+            if runtime.learns:
+                self.decisions(runtime, drive.fleet, ledger.request, ended)
 
     def _refusal(self, fault: Fault, surface: Surface | None, caller: Admitted) -> Page:
         name = surface or "models"

@@ -6,8 +6,7 @@ which would cost the loop more than the whole line does. When the queue is full,
 hangs or a pipe is not read, new lines are dropped and counted, and the count is logged once that
 works again. Handing one request over costs under 1 us (`python -m tests.bench.listeners`).
 
-A log file that was renamed or deleted is noticed by its inode before the next write and opened
-anew, so logrotate needs no signal. Several processes may append to one file.
+The file may be rotated without a signal, and shared by several processes (`app.linefile`).
 
 What is logged is what an observation holds: a key's configured name, never the key; no prompt and
 no answer. One field is held back all the same: the message of a fault that is the client's may be
@@ -16,26 +15,28 @@ a backend's own words, and those can quote the request (vLLM's validation errors
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, TypeAlias, assert_never
 
 import orjson
 
+from app.linefile import LineFile
 from router.faults import Blame
 from router.observe import (
     AttemptEnded,
     BackendChanged,
+    Kept,
     Observation,
     Refused,
     RequestEnded,
     RevisionActivated,
+    Shadowed,
+    ShadowFailed,
 )
 
 __all__ = ["CAPACITY", "Log", "LogError"]
@@ -51,8 +52,6 @@ PATIENCE = 5.0
 
 MODE = 0o640
 """Of a new log file. It names keys and tells what they spent: not for everybody."""
-
-STDOUT = "-"
 
 Row: TypeAlias = dict[str, Any]
 
@@ -78,7 +77,7 @@ class Log:
         self._now = now
         self._capacity = capacity
         self._interval = interval
-        self._file = _File(path)
+        self._file = _opened(path)
         self._queue: deque[tuple[float, Observation]] = deque()
         self._turned_away = 0  # counted by the loop's thread
         self._lost = 0  # counted by the writing thread
@@ -97,6 +96,8 @@ class Log:
         """Queue one observation."""
         if isinstance(observation, AttemptEnded):
             return  # part of its request's line
+        if isinstance(observation, Kept) and observation.outcome == "logged":
+            return  # it has a file of its own
         if len(self._queue) >= self._capacity:
             self._turned_away += 1
         else:
@@ -143,45 +144,14 @@ class Log:
             return []
 
 
-class _File:
-    """The file under a name, whichever file that is at the time of a write."""
-
-    def __init__(self, path: str) -> None:
-        self._path = None if path == STDOUT else Path(path)
-        try:
-            self._fd = self._open()
-        except OSError as error:
-            raise LogError(
-                f"cannot open the log {path}: {error.strerror}. Name a file in a folder that"
-                " exists and may be written, or `-` for standard output."
-            ) from error
-
-    def _open(self) -> int:
-        if self._path is None:
-            return sys.stdout.fileno()
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, MODE)
-
-    def write(self, data: bytes) -> None:
-        """Append `data`. Raises OSError."""
-        if self._moved():
-            fresh = self._open()
-            os.close(self._fd)
-            self._fd = fresh
-        left = memoryview(data)
-        while left:
-            left = left[os.write(self._fd, left) :]
-
-    def close(self) -> None:
-        if self._path is not None:
-            os.close(self._fd)
-
-    def _moved(self) -> bool:
-        if self._path is None:
-            return False
-        try:
-            return not os.path.samestat(self._path.stat(), os.fstat(self._fd))
-        except FileNotFoundError:
-            return True
+def _opened(path: str) -> LineFile:
+    try:
+        return LineFile(path, MODE)
+    except OSError as error:
+        raise LogError(
+            f"cannot open the log {path}: {error.strerror}. Name a file in a folder that"
+            " exists and may be written, or `-` for standard output."
+        ) from error
 
 
 def _encode(at: float, row: Row) -> bytes:
@@ -191,7 +161,7 @@ def _encode(at: float, row: Row) -> bytes:
     )
 
 
-def _row(observation: Observation) -> Row:
+def _row(observation: Observation) -> Row:  # noqa: PLR0911  # a row per kind of observation
     match observation:
         case RequestEnded():
             return _request(observation)
@@ -216,6 +186,18 @@ def _row(observation: Observation) -> Row:
             return {"event": "revision", "number": number, "etag": etag}
         case AttemptEnded():
             return _attempt(observation)
+        case Shadowed():
+            return _shadowed(observation)
+        case ShadowFailed(request_id, policy, shadow, why):
+            return {
+                "event": "shadow_failed",
+                "id": request_id,
+                "policy": policy,
+                "shadow": shadow,
+                "why": why,
+            }
+        case Kept(kind, outcome, number):
+            return {"event": "decisions", "kind": kind, "outcome": outcome, "count": number}
         case _:
             assert_never(observation)
 
@@ -241,6 +223,22 @@ def _request(ended: RequestEnded) -> Row:
         "baseline_usd": ended.baseline,
         "tokens": ended.completion_by_model,
         "attempts": [_attempt(attempt) for attempt in ended.attempts],
+    }
+
+
+def _shadowed(seen: Shadowed) -> Row:
+    return {
+        "event": "shadow",
+        "id": seen.id,
+        "policy": seen.policy,
+        "shadow": seen.shadow,
+        "agreed": seen.agreed,
+        "arm": seen.arm,
+        "shadow_arm": seen.shadow_arm,
+        "cost_usd": seen.cost,
+        "shadow_cost_usd": seen.shadow_cost,
+        "score": seen.score,
+        "shadow_score": seen.shadow_score,
     }
 
 

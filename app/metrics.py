@@ -26,16 +26,20 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from app.decision_metrics import DecisionMetrics
 from app.families import Counts, Histogram, Labels
 from router.cost import handoffs
 from router.faults import Blame
 from router.observe import (
     AttemptEnded,
     BackendChanged,
+    Kept,
     Observation,
     Refused,
     RequestEnded,
     RevisionActivated,
+    Shadowed,
+    ShadowFailed,
 )
 
 __all__ = ["BackendLoad", "Metrics", "PoolLoad", "watch_lag"]
@@ -103,6 +107,7 @@ class Metrics(Collector):
         self._declare_requests()
         self._declare_tokens()
         self._declare_fleet()
+        self._decisions = DecisionMetrics(self._count)
         self._registry.register(self)
         self._registry.register(ProcessCollector(registry=None))
 
@@ -241,6 +246,8 @@ class Metrics(Collector):
             case RevisionActivated():
                 self._activations.add(())
                 self._revision = observation
+            case Shadowed() | ShadowFailed() | Kept():
+                self._decisions(observation)
             case AttemptEnded():
                 pass  # counted with its request, which knows the policy
             case _:

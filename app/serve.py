@@ -26,6 +26,7 @@ import uvicorn
 
 from app.admin import admin_app
 from app.admin_guard import admin_address
+from app.decisions import Decisions
 from app.gateway import Gateway
 from app.keys import Keys
 from app.log import Log
@@ -93,6 +94,7 @@ class Rooms:
     gateway: Gateway
     revisions: Revisions
     health: Health
+    decisions: Decisions
 
 
 @contextlib.asynccontextmanager
@@ -108,12 +110,13 @@ async def rooms(document: Document, *listeners: Listener) -> AsyncIterator[Rooms
     metrics = Metrics(pools, version("tandem-gateway"))
     kept = [listener for listener in (log, keys) if listener is not None]
     observe = Observers(metrics, *kept, *listeners)
+    decisions = Decisions(config.decisions, observe)
     revisions = Revisions(document, TABLE, observe)
     upstream = Upstream(limits.connect)
     budget = RetryBudget(limits.retry_share, limits.retry_floor, time.monotonic)
     alarms = Alarms()
     shared = Shared(upstream, budget, alarms, random.Random(), time.time)
-    gateway = Gateway(revisions, shared, observe, metrics, keys)
+    gateway = Gateway(revisions, shared, observe, metrics, decisions, keys)
     health = Health(observe)
     revisions.swapped.append(health.follow)
     health.follow(revisions.runtime)
@@ -121,14 +124,14 @@ async def rooms(document: Document, *listeners: Listener) -> AsyncIterator[Rooms
     if keys:
         chores.append(asyncio.create_task(keys.keep()))
     try:
-        yield Rooms(gateway, revisions, health)
+        yield Rooms(gateway, revisions, health, decisions)
     finally:
         for chore in chores:
             chore.cancel()
         await health.close()
         await upstream.close()
         alarms.close()
-        for closing in (keys, log):
+        for closing in (decisions, keys, log):
             if closing:
                 closing.close()
 
@@ -166,7 +169,7 @@ class Listen:
 
 
 async def serve(document: Document, listen: Listen, *, embedded: bool = False) -> None:
-    """Serve until a signal. Raises `ServeError`, `KeysError`, `LogError` or `ConfigError`."""
+    """Serve until a signal. Raises one of `app.start.REFUSALS`, in one line, if it cannot."""
     config = document.config
     token = os.environ.get(config.admin.token_env) if config.admin.token_env else None
     admin_host, admin_said = admin_address(config.admin, token)
@@ -184,7 +187,8 @@ async def serve(document: Document, listen: Listen, *, embedded: bool = False) -
                 raise ConfigError(document.written.source, problems)
             settle()
             print(backends_report(room.revisions.runtime), file=sys.stderr)
-            servers = [_server(room.gateway), _server(admin_app(room.revisions, token))]
+            admin = admin_app(room.revisions, token, room.decisions)
+            servers = [_server(room.gateway), _server(admin)]
             with _until_signal(room.gateway, servers):
                 running = asyncio.gather(
                     *(s.serve([sock]) for s, sock in zip(servers, (front, back), strict=True))

@@ -9,11 +9,17 @@ from pathlib import Path
 import uvloop
 
 from app import embedded
+from app.decisions import DecisionsError
 from app.keyfile import KeysError
 from app.log import LogError
 from app.serve import Listen, ServeError, serve
 from policies import TABLE
 from router.config import ConfigError, Document, load_file, parse
+
+REFUSALS = (
+    ConfigError, DecisionsError, KeysError, LogError, ServeError, embedded.EmbeddedError,
+)  # fmt: skip
+"""What can be wrong at start; each says in one line what to do."""
 
 
 def start(file: Path | None, listen: Listen) -> int:
@@ -23,7 +29,7 @@ def start(file: Path | None, listen: Listen) -> int:
             uvloop.run(_serve_embedded(listen))
         else:
             uvloop.run(serve(load_file(file, TABLE), listen))
-    except (ConfigError, KeysError, LogError, ServeError, embedded.EmbeddedError) as error:
+    except REFUSALS as error:
         print(f"tandem: {error}", file=sys.stderr)
         return 1
     return 0

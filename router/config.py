@@ -222,6 +222,17 @@ class LogConfig(Section):
     """A path, relative to the directory that Tandem is started in, or `-` for standard output."""
 
 
+class DecisionsConfig(Section):
+    """A log to learn from, prompts included; without this section nothing of the kind is kept."""
+
+    file: Text
+    """A path, relative to the directory that Tandem is started in; one that nobody else reads."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The part of the requests that is logged, drawn request by request."""
+    prompts: bool = True
+    """Whether a line holds the request's body, without which no other policy can be scored."""
+
+
 class Config(Section):
     """The whole document, as it was written: names are not resolved, policies are not built."""
 
@@ -238,10 +249,13 @@ class Config(Section):
     """The policy or model that serves requests that name none of them."""
     baseline: str | None = None
     """The model that savings are counted against; by default the most expensive one."""
+    shadow: str | None = None
+    """The policy or model whose decisions are compared with those that serve; it serves nobody."""
     limits: LimitsConfig = LimitsConfig()
     health: HealthConfig = HealthConfig()
     breaker: BreakerConfig = BreakerConfig()
     log: LogConfig | None = None
+    decisions: DecisionsConfig | None = None
 
 
 # ------------------------------------------------------------------------------------ the document
@@ -350,7 +364,7 @@ def _check_names(tree: Mapping[str, Any], built: Mapping[str, Policy]) -> Iterat
     distinct = {name: policy for name, policy in built.items() if name not in models}
     for path, reason in check_references(distinct, models, policies):
         yield ("policies", *path), reason
-    for setting, model_only in (("default", False), ("baseline", True)):
+    for setting, model_only in (("default", False), ("baseline", True), ("shadow", False)):
         if isinstance(named := tree.get(setting), str):
             yield from check_name(Reference((setting,), named, model_only), models, policies)
     if tree.get("default") is None and len(policies or models) != 1:

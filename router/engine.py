@@ -84,6 +84,13 @@ class Drive:
     def __post_init__(self) -> None:
         self._attempts = Attempts(self.shared, self.runtime, self.ledger)
 
+    @property
+    def fleet(self) -> Fleet:
+        """The picture of the fleet that this request's policies are shown."""
+        if self._fleet is None:
+            self._fleet = self.runtime.snapshot()
+        return self._fleet
+
     async def run(self, until: float) -> Ended:
         """Answer the request; `until` is the time (`time.monotonic`) at which it must be over."""
         self.shared.budget.deposit()
@@ -157,10 +164,8 @@ class Drive:
         policy = self.runtime.target(step.target)
         if policy is None:  # the config refuses dangling names; only a policy's own bug gets here
             raise PolicyError(f'there is nothing named "{step.target}" to route to')
-        if self._fleet is None:
-            self._fleet = self.runtime.snapshot()
         try:
-            steps = policy.route(step.request, self._fleet)
+            steps = policy.route(step.request, self.fleet)
         except Exception:  # noqa: BLE001  # a policy is somebody else's code
             raise broke(step.target) from None
         self._frames.append(Frame(step.target, steps, until))

@@ -130,7 +130,64 @@ class BackendChanged:
     why: str
 
 
-Observation: TypeAlias = AttemptEnded | RequestEnded | Refused | RevisionActivated | BackendChanged
+@dataclass(frozen=True, slots=True)
+class Shadowed:
+    """What the shadow would have done with a request that `policy` served.
+
+    `arm` and `shadow_arm` say where the two send it. Costs are in USD: what was spent, and what the
+    same tokens cost on the shadow's arm; both are None where the second is not known. Scores, 0 to
+    1, are those that one of the two policies expects of both arms; None if neither does.
+    """
+
+    id: str
+    policy: str
+    shadow: str
+    arm: str
+    shadow_arm: str
+    cost: float | None = None
+    shadow_cost: float | None = None
+    score: float | None = None
+    shadow_score: float | None = None
+
+    @property
+    def agreed(self) -> bool:
+        """Whether both send it to the same place."""
+        return self.arm == self.shadow_arm
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowFailed:
+    """A comparison that was not made: `why` is `error` (a policy raised) or `dropped` (no room)."""
+
+    id: str
+    policy: str
+    shadow: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What became of lines for the log of decisions.
+
+    `kind` is `decision` or `feedback`, `outcome` one of `logged`, `dropped` (no room), `failed` (a
+    policy raised, or the disk did).
+    """
+
+    kind: str
+    outcome: str
+    number: int = 1
+
+
+Observation: TypeAlias = (
+    AttemptEnded
+    | RequestEnded
+    | Refused
+    | RevisionActivated
+    | BackendChanged
+    | Shadowed
+    | ShadowFailed
+    | Kept
+)
 Listener: TypeAlias = Callable[[Observation], None]
 
 

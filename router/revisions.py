@@ -33,6 +33,7 @@ FIXED = (
     "admin",
     "keys",
     "log",
+    "decisions",
     "health",
     "breaker",
     "limits.connect",

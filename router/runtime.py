@@ -46,7 +46,10 @@ class Camera:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """One revision, ready to serve. `kinds` says of every target which kind of policy it is."""
+    """One revision, ready to serve. `kinds` says of every target which kind of policy it is.
+
+    `learns`: decisions are logged, or compared with a shadow's.
+    """
 
     revision: int
     etag: str
@@ -56,6 +59,7 @@ class Runtime:
     pools: Mapping[str, Pool]
     default: str
     baseline: str
+    learns: bool
     _camera: Camera
 
     def target(self, name: str) -> Policy | None:
@@ -97,6 +101,7 @@ def build(
         pools=MappingProxyType(pools),
         default=document.default,
         baseline=document.baseline,
+        learns=bool(document.config.decisions or document.config.shadow),
         _camera=Camera(),
     )
     if problems := tuple(misfits(runtime)):

@@ -257,9 +257,10 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text(page), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize(
-    "block", [*blocks("README.md", "yaml"), *blocks("docs/policies.md", "yaml")]
-)
+SHOWN = ("README.md", "docs/policies.md", "docs/learning-from-traffic.md")
+
+
+@pytest.mark.parametrize("block", [block for page in SHOWN for block in blocks(page, "yaml")])
 def test_configurations_are_good(block: str) -> None:
     whole = block if "models:" in block else MODELS + block
     parse(whole if "default:" in whole else whole + "default: small\n", TABLE)

@@ -16,7 +16,14 @@ import pytest
 
 from app.log import Log, LogError
 from router.faults import Blame
-from router.observe import BackendChanged, Refused, RevisionActivated
+from router.observe import (
+    BackendChanged,
+    Kept,
+    Refused,
+    RevisionActivated,
+    Shadowed,
+    ShadowFailed,
+)
 from router.steps import Usage
 from tests.app.observations import attempt, request
 
@@ -80,6 +87,20 @@ def test_everything_else_that_happens_is_a_line_too(tmp_path: Path) -> None:
     assert (refused["event"], refused["status"], refused["fault"]) == ("refused", 401, "client")
     assert (backend["event"], backend["state"]) == ("backend", "open")
     assert (revision["event"], revision["number"]) == ("revision", 2)
+
+
+def test_a_shadow_and_lines_that_were_lost_elsewhere_are_lines(tmp_path: Path) -> None:
+    shadow, failed, lost = logged(
+        tmp_path / "log",
+        Shadowed("req-1", "auto", "next", "small", "large", 0.1, 0.2),
+        ShadowFailed("req-2", "auto", "next", "error"),
+        Kept("decision", "logged", 3),  # they are in a file of their own
+        Kept("decision", "failed", 2),
+    )
+    assert (shadow["event"], shadow["id"], shadow["agreed"]) == ("shadow", "req-1", False)
+    assert (shadow["cost_usd"], shadow["shadow_cost_usd"], shadow["score"]) == (0.1, 0.2, None)
+    assert (failed["event"], failed["id"], failed["why"]) == ("shadow_failed", "req-2", "error")
+    assert (lost["event"], lost["kind"], lost["count"]) == ("decisions", "decision", 2)
 
 
 def test_a_message_that_may_quote_the_request_is_held_back(tmp_path: Path) -> None:

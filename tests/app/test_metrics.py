@@ -19,7 +19,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.families import MAX_LABEL_SETS, OTHER, Counts, Histogram
 from app.metrics import GAP, OWN, WAIT, Metrics, watch_lag
 from router.faults import Blame
-from router.observe import BackendChanged, Refused, RevisionActivated
+from router.observe import (
+    BackendChanged,
+    Kept,
+    Refused,
+    RevisionActivated,
+    Shadowed,
+    ShadowFailed,
+)
 from router.steps import Surface, Usage
 from tests.app.observations import attempt, request
 
@@ -222,6 +229,32 @@ def test_backend_changes_count_by_the_new_state(metrics: Metrics) -> None:
     assert value(metrics, "tandem_backend_changes_total", **labels) == 1
 
 
+def test_a_shadow_is_counted_beside_what_served(metrics: Metrics) -> None:
+    metrics(Shadowed("req-1", "auto", "next", "small", "large", 1, 2, 0.5, 0.7))
+    metrics(Shadowed("req-2", "auto", "next", "large", "large", 2, 2, 0.6, 0.6))
+    metrics(Shadowed("req-3", "auto", "next", "small", "cascade"))
+    metrics(ShadowFailed("req-4", "auto", "next", "error"))
+    both = {"policy": "auto", "shadow": "next"}
+    assert value(metrics, "tandem_shadow_decisions_total", **both, agreed="true") == 1
+    assert value(metrics, "tandem_shadow_decisions_total", **both, agreed="false") == 2
+    assert value(metrics, "tandem_shadow_cost_usd_total", **both) == 4
+    assert value(metrics, "tandem_shadow_served_usd_total", **both) == 3
+    assert value(metrics, "tandem_shadow_unpriced_total", **both) == 1
+    assert value(metrics, "tandem_shadow_expected_score_total", **both) == pytest.approx(1.3)
+    assert value(metrics, "tandem_shadow_served_expected_score_total", **both) == pytest.approx(1.1)
+    assert value(metrics, "tandem_shadow_scored_total", **both) == 2
+    assert value(metrics, "tandem_shadow_failures_total", **both, why="error") == 1
+
+
+def test_lines_of_the_decision_log_count_by_what_became_of_them(metrics: Metrics) -> None:
+    metrics(Kept("decision", "logged", 3))
+    metrics(Kept("decision", "dropped"))
+    metrics(Kept("feedback", "failed", 2))
+    assert value(metrics, "tandem_decisions_total", outcome="logged") == 3
+    assert value(metrics, "tandem_decisions_total", outcome="dropped") == 1
+    assert value(metrics, "tandem_feedback_total", outcome="failed") == 2
+
+
 def test_a_blocked_loop_shows_as_lag(metrics: Metrics) -> None:
     async def block() -> None:
         watch = asyncio.create_task(watch_lag(metrics, interval=0.001))
@@ -246,6 +279,11 @@ def everything(metrics: Metrics) -> None:
     metrics(Refused("chat/completions", 400, Blame.CLIENT, None, None))
     metrics(BackendChanged("large", "l.test:1", "open", ""))
     metrics(RevisionActivated(1, "aaa"))
+    metrics(Shadowed("req-1", "auto", "next", "small", "large", 1, 2, 0.5, 0.7))
+    metrics(Shadowed("req-1", "auto", "next", "small", "cascade"))
+    metrics(ShadowFailed("req-1", "auto", "next", "error"))
+    metrics(Kept("decision", "logged", 2))
+    metrics(Kept("feedback", "logged"))
     metrics.lag.observe((), 0.001)
 
 

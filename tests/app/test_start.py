@@ -138,6 +138,8 @@ def test_a_good_config_is_said_to_be_good(tandem: Tandem, file: Path) -> None:
     [
         ("keys: {file: /nowhere/keys.yaml}", "/nowhere/keys.yaml"),
         ("log: {file: /nowhere/log.jsonl}", "/nowhere/log.jsonl"),
+        ("decisions: {file: /nowhere/decisions.jsonl}", "/nowhere/decisions.jsonl"),
+        ('decisions: {file: "-"}', "decisions.file"),
     ],
 )
 def test_files_that_are_not_there_are_one_line(
@@ -242,6 +244,27 @@ async def test_sigterm_lets_streams_end(tmp_path: Path, small: Backend) -> None:
         assert got.endswith(DONE)
         await asyncio.wait_for(running.wait(), PATIENCE)
         assert running.returncode == 0
+
+
+async def test_decisions_and_feedback_are_in_the_file_when_it_has_stopped(
+    tmp_path: Path, small: Backend
+) -> None:
+    file = tmp_path / "decisions.jsonl"
+    tree = on_free_ports({"small": small})
+    policies = {"auto": {"use": "direct", "model": "small"}}
+    tree |= {"policies": policies, "decisions": {"file": str(file)}}
+    async with process(tree, tmp_path) as (running, url, said):
+        operators = next(word for word in said.split() if word.endswith("/admin/docs"))
+        async with http(url) as client, http(operators) as operator:
+            answer = await client.post(CHAT, json={"model": "auto", "messages": MESSAGES})
+            score = {"id": answer.headers["x-request-id"], "score": 0.5}
+            told = await operator.post(operators.replace("docs", "feedback"), json=score)
+            assert told.status_code == 202
+        running.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(running.wait(), PATIENCE)
+    decision, feedback = map(json.loads, (await asyncio.to_thread(file.read_bytes)).splitlines())
+    assert decision["id"] == feedback["feedback"] == score["id"]
+    assert decision["arm"] == "small"
 
 
 async def refused(url: str) -> None:

@@ -2,13 +2,17 @@
 
 Run it as `python -m tests.bench.listeners`. Each figure is the best of five runs, so that another
 process on the machine disturbs it little; the figures in the heads of app/metrics.py, app/log.py
-and app/keys.py come from here.
+and app/keys.py, and those in docs/learning-from-traffic.md, come from here.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
 import random
+import statistics
 import tempfile
+import time
 import timeit
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,11 +20,17 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from app.decisions import Decisions, Served
 from app.keys import Keys, new_key
 from app.log import CAPACITY, Log
 from app.metrics import GAP, Metrics
+from policies import TABLE
+from router.config import DecisionsConfig, Form, parse
 from router.observe import AttemptEnded, RequestEnded
+from router.runtime import Runtime, build
 from router.steps import Surface, Usage
+from router.wire import parse as read
+from tests.running import config
 
 REPEATS = 5
 
@@ -117,11 +127,65 @@ def key_figures(folder: Path) -> None:
     tell("keys: charge", microseconds(lambda: keys(ended)))
 
 
+def learning(**sections: object) -> Runtime:
+    """A Runtime whose policy draws, with one in twenty requests for exploring."""
+    split = {"use": "split", "weights": {"small": 95, "large": 5}, "sticky": False}
+    models = {"small": "http://127.0.0.1:1", "large": "http://127.0.0.1:2"}
+    tree = config(models, policies={"auto": split, "next": split}, **sections)
+    return build(parse(json.dumps(tree), TABLE, form=Form.JSON), TABLE, 1)
+
+
+async def decision_figures(folder: Path) -> None:
+    section = DecisionsConfig(file=str(folder / "decisions.jsonl"))
+    plain, logs = learning(), learning(decisions=section.model_dump())
+    both = learning(decisions=section.model_dump(), shadow="next")
+    body = {"model": "auto", "messages": [{"role": "user", "content": "x" * 960}]}
+    asked = read(Surface.CHAT, json.dumps(body).encode(), {}, "auto", random.Random(0))
+    ended = replace(request(1, 64), id=asked.id, delivered=Usage(100, 50))
+
+    def hand_over(to: Decisions, under: Runtime) -> None:
+        if under.learns:
+            to(under, under.snapshot(), asked, ended)
+
+    few = CAPACITY // 10
+    for what, under in (("neither", plain), ("the log", logs), ("log and shadow", both)):
+        book = Decisions(section, lambda _: None, interval=3600)
+        tell(f"decisions: {what}", microseconds(lambda: hand_over(book, under), few))  # noqa: B023
+        if book._queue and isinstance(entry := book._queue[0], Served):
+            tell(f"decisions: {what}, in the thread", microseconds(lambda: book._settle(entry)))  # noqa: B023
+        book._queue.clear()
+        book.close()
+    book = Decisions(section, lambda _: None, interval=0.001)
+    tell("loop: waking late by, nothing else going on", await lateness(lambda: True))
+
+    def keep_busy() -> bool:
+        while len(book._queue) < few:
+            hand_over(book, both)
+        return True
+
+    tell("loop: the same while the thread is busy", await lateness(keep_busy))
+    book.close()
+
+
+async def lateness(keep_up: Callable[[], bool], times: int = 300) -> float:
+    """The 99th percentile of how late the loop wakes from a millisecond's sleep, microseconds."""
+    found: list[float] = []
+    for _ in range(REPEATS):
+        late: list[float] = []
+        while len(late) < times and keep_up():
+            due = time.monotonic() + 0.001
+            await asyncio.sleep(0.001)
+            late.append(time.monotonic() - due)
+        found.append(statistics.quantiles(late, n=100)[-1] * 1e6)
+    return min(found)
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         metrics_figures()
         log_figures(Path(name))
         key_figures(Path(name))
+        asyncio.run(decision_figures(Path(name)))
 
 
 if __name__ == "__main__":
