@@ -33,6 +33,7 @@ from router.steps import (
     Attempt,
     Close,
     Compute,
+    Embed,
     Emit,
     Ended,
     Failed,
@@ -48,14 +49,15 @@ from router.steps import (
     Spell,
     Step,
     Steps,
+    Vectors,
 )
-from router.tokens import Asked, parsed, prompt_ids, spelled
+from router.tokens import Asked, parsed, prompt_ids, spelled, vectors
 
 LAST_WORD = 0.02
 """Share of the deadline kept back, so that a backend's silence is noticed as such before the
 deadline ends everything without telling whose fault it was."""
 
-Question: TypeAlias = Render | Spell | Parse
+Question: TypeAlias = Render | Spell | Parse | Embed
 
 
 @dataclass(slots=True)
@@ -152,7 +154,7 @@ class Drive:
                 self._push(step, monotonic() + remaining * step.share)
             case Compute():
                 return await self._compute(step)
-            case Render() | Spell() | Parse():
+            case Render() | Spell() | Parse() | Embed():
                 return await self._ask(step)
             case _:
                 self._no_step(step)
@@ -240,7 +242,7 @@ class Drive:
             self._spoke = now
             await self.answer.pass_on(part)
 
-    async def _ask(self, step: Question) -> tuple[int, ...] | str | Parsed | Failed:
+    async def _ask(self, step: Question) -> tuple[int, ...] | str | Parsed | Vectors | Failed:
         """What only a backend of the model knows: its template, its tokenizer, its parsers."""
         pool = self._attempts.pool(step.model)
         backend = pool.pick(step.request.raw, frozenset(), self.shared.rng)
@@ -256,6 +258,8 @@ class Drive:
                     return await spelled(asked, step.tokens)
                 case Parse():
                     return await parsed(asked, step)
+                case Embed():
+                    return await vectors(asked, step.texts)
         except FaultError as error:
             return Failed(Attempt(-1, step.model, backend.name), error.fault)
         finally:

@@ -17,6 +17,7 @@ from router.steps import (
     Compute,
     Delta,
     Draft,
+    Embed,
     Emit,
     Ended,
     Event,
@@ -36,6 +37,7 @@ from router.steps import (
     Steps,
     TimedOut,
     Token,
+    Vectors,
 )
 
 DRAFT_SHARE = 0.5
@@ -96,6 +98,12 @@ def spell(model: str, request: Request, tokens: tuple[int, ...]) -> Phrase[str |
     """The text of these tokens."""
     text: str | Failed = yield Spell(model, request, tokens)
     return text
+
+
+def embed(model: str, request: Request, texts: tuple[str, ...]) -> Phrase[Vectors | Failed]:
+    """The embeddings of these texts."""
+    vectors: Vectors | Failed = yield Embed(model, request, texts)
+    return vectors
 
 
 def parse(

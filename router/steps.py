@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from router.fleet import Fleet
 
 __all__ = [
-    "Alternative", "Attempt", "Blame", "Close", "Compute", "Delta", "Draft", "Drawing", "Emit",
-    "Ended", "Event", "Failed", "Fault", "Finished", "ModelName", "Next", "Note", "Open", "Parse",
-    "Parsed", "Particular", "Policy", "Relay", "Render", "Request", "Route", "Spell", "Step",
-    "Steps", "Surface", "TargetName", "TimedOut", "Token", "Usage", "UNCHANGED",
+    "Alternative", "Attempt", "Blame", "Close", "Compute", "Delta", "Draft", "Drawing", "Embed",
+    "Emit", "Ended", "Event", "Failed", "Fault", "Finished", "ModelName", "Next", "Note", "Open",
+    "Parse", "Parsed", "Particular", "Policy", "Relay", "Render", "Request", "Route", "Spell",
+    "Step", "Steps", "Surface", "TargetName", "TimedOut", "Token", "Usage", "UNCHANGED", "Vectors",
 ]  # fmt: skip
 
 ModelName = Annotated[str, "model"]
@@ -45,6 +45,9 @@ ModelName = Annotated[str, "model"]
 
 TargetName = Annotated[str, "target"]
 """A policy field that names a model or another policy; dangling and cyclic ones are refused."""
+
+Vectors: TypeAlias = tuple[tuple[float, ...], ...]
+"""Embeddings, one a text."""
 
 UNCHANGED: Mapping[str, Any] = MappingProxyType({})
 """No change to the request's body: the client's own bytes travel, except for the model's name."""
@@ -223,6 +226,15 @@ class Spell:
 
 
 @dataclass(frozen=True, slots=True)
+class Embed:
+    """The embeddings of these texts, made by `model`. Reply: `Vectors`, or `Failed`."""
+
+    model: str
+    request: Request
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Parse:
     """Read a whole chat answer as `model`'s backend reads its own. Reply: `Parsed`, or `Failed`.
 
@@ -264,7 +276,7 @@ class Note:
 
 
 Step: TypeAlias = (
-    Open | Next | Relay | Emit | Close | Compute | Render | Spell | Parse | Route | Note
+    Open | Next | Relay | Emit | Close | Compute | Render | Spell | Parse | Embed | Route | Note
 )
 
 

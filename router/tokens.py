@@ -1,4 +1,6 @@
-"""Text to token ids and back, asked of a backend: its template and tokenizer are the true ones."""
+"""What only a backend can say of a text: its token ids and back, what its parsers read in it, and
+where it lies for an embedder.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from router.dialect import fault_of, message_in
 from router.faults import Blame, FaultError
 from router.outgoing import headers
 from router.pool import Pool
-from router.steps import Parse, Parsed, Request
+from router.steps import Parse, Parsed, Request, Vectors
 from router.upstream import Upstream, broken
 
 RENDERED = (
@@ -100,6 +102,25 @@ async def parsed(asked: Asked, step: Parse) -> Parsed:
     if isinstance(message, dict):
         return Parsed(message, str(read.get("finish_reason") or step.reason))
     raise broken("the backend's derender does not answer with a message", "bad_json")
+
+
+async def vectors(asked: Asked, texts: tuple[str, ...]) -> Vectors:
+    """The embeddings of these texts, in their order. Raises `FaultError`."""
+    said = await asked.answer("/v1/embeddings", {"input": texts, "encoding_format": "float"})
+    data = said.get("data") if isinstance(said, dict) else None
+    rows = data if isinstance(data, list) else []
+    found = {
+        row.get("index", at): row.get("embedding")
+        for at, row in enumerate(rows)
+        if isinstance(row, dict)
+    }
+    ordered = [found.get(at) for at in range(len(texts))]
+    if all(isinstance(row, list) and row for row in ordered):
+        try:
+            return tuple(tuple(float(number) for number in row or ()) for row in ordered)
+        except (TypeError, ValueError):
+            pass
+    raise broken("the backend's /v1/embeddings does not answer with embeddings", "bad_json")
 
 
 def _decoded(path: str, status: int, body: bytes) -> Any:

@@ -59,7 +59,9 @@ def tfidf(
     counted: Counter[str], vocabulary: Mapping[str, int], idf: Floats
 ) -> tuple[npt.NDArray[np.int64], Floats]:
     """Which grams of the vocabulary occur, and their weights: (1 + ln count) x idf, of length 1."""
-    known = [(at, times) for gram, times in counted.items() if (at := vocabulary.get(gram, -1)) >= 0]
+    known = [
+        (at, times) for gram, times in counted.items() if (at := vocabulary.get(gram, -1)) >= 0
+    ]
     if not known:
         return np.zeros(0, np.int64), np.zeros(0, np.float32)
     where = np.fromiter((at for at, _ in known), np.int64, len(known))
@@ -105,7 +107,9 @@ class Kernel:
             for start in range(0, len(rows), _CHUNK)
         ]
         shape = (0, len(self.offset))
-        return (np.concatenate(parts) if parts else np.zeros(shape)).astype(np.float32) + self.offset
+        return (np.concatenate(parts) if parts else np.zeros(shape)).astype(
+            np.float32
+        ) + self.offset
 
 
 def gaussian(rows: Floats, points: Floats, gamma: float) -> Floats:

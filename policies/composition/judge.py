@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
+import numpy as np
+
 from policies.composition.ask import Ask
 from policies.composition.blocks import Blend, Categories, Familiar
 from policies.composition.features import Reading
@@ -54,13 +56,19 @@ class Judge:
         """What was thought of the same ask before, without any work."""
         return self._memory.get(ask)
 
-    def judge(self, ask: Ask, vector: Floats | None = None) -> Judgement:
-        """Think about one ask; `vector` is its embedding [1, dimension], where it is known."""
-        known = self._memory.get(ask)
-        if known is None:
-            known = self._judged([ask], vector)[0]
-            self._memory.put(ask, known)
-        return known
+    def judge(self, ask: Ask) -> Judgement:
+        """Think about one ask."""
+        return self._memory.get(ask) or self.think([ask])[0]
+
+    def think(
+        self, asks: Sequence[Ask], vectors: Sequence[Sequence[float]] | None = None
+    ) -> list[Judgement]:
+        """Think about some asks and remember it. `vectors` are their embeddings, made elsewhere."""
+        known = None if vectors is None else unit_rows(np.array(vectors, dtype=np.float32))
+        judged = self._judged(asks, known)
+        for ask, judgement in zip(asks, judged, strict=True):
+            self._memory.put(ask, judgement)
+        return judged
 
     def judge_all(self, asks: Sequence[Ask]) -> list[Judgement]:
         """Think about many asks, a batch at a time."""
@@ -78,6 +86,12 @@ class Judge:
             Judgement(int(row.argmax()), float(row.max()), float(near), tuple(worth.tolist()))
             for row, near, worth in zip(likely, similar, quality, strict=True)
         ]
+
+
+def unit_rows(vectors: Floats) -> Floats:
+    """`vectors` [asks, dimension] with rows of length 1, as every embedder here gives them."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
 
 
 class Memory:

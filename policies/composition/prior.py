@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,6 +27,7 @@ from policies.composition.lexical import Floats
 
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 
+SHIPPED = Path(__file__).parents[2] / "deploy" / "prior"
 CARD = "prior.json"
 ARRAYS = "prior.safetensors"
 _DIGEST = 8
@@ -92,7 +94,9 @@ def hashed(prompts: Iterable[str]) -> Hashes:
     return np.array(
         [
             int.from_bytes(
-                hashlib.blake2b(" ".join(text.lower().split()).encode(), digest_size=_DIGEST).digest()
+                hashlib.blake2b(
+                    " ".join(text.lower().split()).encode(), digest_size=_DIGEST
+                ).digest()
             )
             for text in prompts
         ],
@@ -120,3 +124,9 @@ def read_prior(folder: Path) -> Prior:
     )
     digest = hashlib.sha256(text.encode() + stored).hexdigest()[:16]
     return Prior(groups, card["embedder"], digest)
+
+
+@cache
+def shipped() -> Prior:
+    """The prior that comes with Tandem; read once."""
+    return read_prior(SHIPPED)

@@ -86,9 +86,7 @@ def fit_grams(grams: Sequence[Counter[str]], wanted: Reals, recipe: Recipe) -> G
 def fit_linear(features: Features, wanted: Reals, columns: Columns, penalty: float) -> Linear:
     """Ridge regression over some columns."""
     ridge = Ridge(penalty).fit(features.dense[:, columns], wanted)
-    return Linear(
-        columns, ridge.coef_.T.astype(np.float32), ridge.intercept_.astype(np.float32)
-    )
+    return Linear(columns, ridge.coef_.T.astype(np.float32), ridge.intercept_.astype(np.float32))
 
 
 def fit_kernel(features: Features, wanted: Reals, layout: Layout, recipe: Recipe) -> Kernel:
@@ -103,7 +101,7 @@ def fit_kernel(features: Features, wanted: Reals, layout: Layout, recipe: Recipe
     return Kernel(columns, scale, points, dual, offset, recipe.gamma)
 
 
-def kernel_ridge(  # noqa: PLR0913  # a regression's six arguments
+def kernel_ridge(  # a regression's six arguments
     rows: Floats, wanted: Reals, gamma: float, penalty: float, most: int, seed: int
 ) -> tuple[Floats, Floats, Floats]:
     """References, their weights and the offset, of a Gaussian kernel ridge.
