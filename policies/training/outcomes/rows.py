@@ -96,6 +96,29 @@ class Rows:
         known = ~np.isnan(self.scores).any(axis=1)
         return self if known.all() else self.at(np.flatnonzero(known))
 
+    def columns(self) -> Mapping[str, Sequence[Any]]:
+        """As a file holds them; unknown numbers are None."""
+        columns: dict[str, Sequence[Any]] = {}
+        if self.ids:
+            columns["id"] = self.ids
+        if self.tasks is not None:
+            columns["task"] = self.tasks
+        columns["prompt"] = self.prompts
+        if self.messages is not None:
+            columns["messages"] = [
+                None if said is None else orjson.dumps(said).decode() for said in self.messages
+            ]
+        kinds = (("score", self.scores), ("cost", self.costs), ("chars", self.lengths))
+        for prefix, values in kinds:
+            for place, model in enumerate(self.models if values is not None else ()):
+                assert values is not None
+                column = values[:, place].tolist()
+                columns[f"{prefix}/{model}"] = [None if v != v else v for v in column]  # noqa: PLR0124  # NaN
+        for place, model in enumerate(self.models if self.outputs is not None else ()):
+            assert self.outputs is not None
+            columns[f"output/{model}"] = [row[place] for row in self.outputs]
+        return columns
+
 
 # ---------------------------------------------------------------------------------------- reading
 

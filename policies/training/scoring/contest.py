@@ -86,10 +86,6 @@ class Way:
     params_b: Floats
     place: Floats
 
-    def of(self, rows: Integers) -> Way:
-        """The same way, on some rows."""
-        return Way(self.score[rows], self.cost[rows], self.params_b[rows], self.place[rows])
-
 
 def lots(field: Field, chances: Floats) -> Way:
     """Each row's model drawn with `chances` [n, k]: means over the draw."""
@@ -117,12 +113,6 @@ class Contest:
     field: Field
     ways: Mapping[str, Way]
     rankers: Mapping[str, Floats]
-
-    def of(self, rows: Integers) -> Contest:
-        """The same contest, on some rows."""
-        ways = {name: way.of(rows) for name, way in self.ways.items()}
-        rankers = {name: expected[rows] for name, expected in self.rankers.items()}
-        return Contest(self.field.of(rows), ways, rankers)
 
     def held(self, draws: int, seed: int) -> Result:
         """All figures, with so many resamples."""

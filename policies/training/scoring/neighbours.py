@@ -8,14 +8,17 @@ staying together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.training.scoring.trails import Floats, Integers
 
-__all__ = ["FOLDS", "NEIGHBOURS", "Embed", "Neighbours", "cross_fitted", "folds"]
+__all__ = [
+    "FOLDS", "NEIGHBOURS", "Embed", "Neighbours", "cross_fitted", "folds", "remembering",
+]  # fmt: skip
 
 Embed = Callable[[Sequence[str]], npt.NDArray[np.floating]]
 """Texts in, vectors out: [texts, dimensions]."""
@@ -24,6 +27,25 @@ NEIGHBOURS = 40
 FOLDS = 10
 _AT_ONCE = 512
 """Rows whose nearness to all others is held in memory at a time."""
+_PORTION = 64
+"""Texts that are embedded at a time, between two moves of a progress bar."""
+
+
+def remembering(
+    embed: Embed, watch: Callable[[Iterable[Any], str, int], Iterable[Any]] | None = None
+) -> Embed:
+    """As `embed`, but no text is embedded twice; `watch` may show the progress of new ones."""
+    known: dict[str, npt.NDArray[np.floating]] = {}
+
+    def vectors(texts: Sequence[str]) -> npt.NDArray[np.floating]:
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        portions = [new[begin : begin + _PORTION] for begin in range(0, len(new), _PORTION)]
+        watched = portions if watch is None else watch(portions, "embedding", len(portions))
+        for portion in watched:
+            known.update(zip(portion, embed(portion), strict=True))
+        return np.stack([known[text] for text in texts])
+
+    return vectors
 
 
 class Neighbours:
