@@ -136,13 +136,10 @@ def _method(options: argparse.Namespace, train: Rows | None) -> Method:
 
 def _renamed(train: Rows, columns: Any) -> Rows:
     """The training rows with their models called as the policy calls them."""
-    from dataclasses import replace
-
     from policies.training.outcomes.tables import spelled_alike
 
     called = {spelled_alike(column): name for name, column in columns.items()}
-    names = tuple(called.get(spelled_alike(model), model) for model in train.models)
-    return replace(train, models=names)
+    return train.called([called.get(spelled_alike(model), model) for model in train.models])
 
 
 def _embedding() -> Embed | None:

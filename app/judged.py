@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,7 @@ class Names:
 
     def of(self, rows: Rows) -> Rows:
         """The rows of these models, under the policy's names."""
-        return replace(rows.of([*self.columns.values()]), models=tuple(self.columns))
+        return rows.of([*self.columns.values()]).called([*self.columns])
 
 
 @dataclass(frozen=True, slots=True)

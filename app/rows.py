@@ -60,7 +60,7 @@ def _as_asked(options: argparse.Namespace, rows: Rows) -> Rows:
         rows = rows.of([name.strip() for name in options.models.split(",")])
     if strange := [name for name in renamed if name not in rows.models]:
         raise RowsError(f"--rename: there is no model {strange[0]}: {', '.join(rows.models)}")
-    rows = replace(rows, models=tuple(renamed.get(name, name) for name in rows.models))
+    rows = rows.called([renamed.get(name, name) for name in rows.models])
     if len(set(rows.models)) < len(rows.models):
         raise RowsError("--rename: two models would have one name")
     return replace(rows, tasks=(options.task,) * len(rows)) if options.task else rows

@@ -66,14 +66,21 @@ class Rows:
             raise RowsError("name at least one model of the rows")
         at = [known[spelled_alike(name)] for name in models]
         outputs = self.outputs
-        return replace(
+        chosen = replace(
             self,
-            models=tuple(models),
+            models=tuple(self.models[n] for n in at),
             scores=self.scores[:, at],
             costs=None if self.costs is None else self.costs[:, at],
             lengths=None if self.lengths is None else self.lengths[:, at],
             outputs=None if outputs is None else tuple(tuple(r[n] for n in at) for r in outputs),
         )
+        return chosen.called(models)
+
+    def called(self, names: Sequence[str]) -> Rows:
+        """The same rows, their models called so, in this order."""
+        new = dict(zip(self.models, names, strict=True))
+        unread = {new[model]: share for model, share in self.unread.items() if model in new}
+        return replace(self, models=tuple(names), unread=MappingProxyType(unread))
 
     def at(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> Rows:
         """These rows, in this order; a row may come more than once."""

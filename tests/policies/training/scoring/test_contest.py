@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from policies.training.scoring.contest import ORACLE, POLICY, ZERO, Contest, Field, Way, band, lots
@@ -25,8 +27,8 @@ def pair(seed: int = 0) -> tuple[Field, Floats]:
     return field, 1 - np.stack([hard, 0.3 * hard], axis=1)
 
 
-def chosen(field: Field, models: Floats) -> Way:
-    return lots(field, np.eye(len(field.models))[models.astype(int)])
+def chosen(field: Field, models: npt.ArrayLike) -> Way:
+    return lots(field, np.eye(len(field.models))[np.asarray(models, dtype=np.intp)])
 
 
 def test_a_pairs_figures() -> None:
@@ -129,13 +131,16 @@ def test_a_seed_fixes_the_draws() -> None:
     assert one == same != other
 
 
+def mean_of(scores: Floats, weighed: Floats) -> dict[str, Floats]:
+    return {"x": means(scores, weighed)}
+
+
 def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
     covered = 0
     for seed in range(200):
         values = np.random.default_rng(seed).random(60) < 0.3
-        scores = values.astype(np.float64)
-        strata = np.zeros(60, dtype=np.intp)
-        value, drawn = resampled(lambda w, s=scores: {"x": means(s, w)}, strata, 200, seed)
+        measure = partial(mean_of, values.astype(np.float64))
+        value, drawn = resampled(measure, np.zeros(60, dtype=np.intp), 200, seed)
         found = interval(value["x"], drawn["x"])
         covered += found.low <= 0.3 <= found.high
     assert 0.88 <= covered / 200 <= 0.99
