@@ -107,7 +107,10 @@ def evaluated(judged: Judged, held: Rows, method: Method) -> Evaluation:
     rows, replay = rows.at(known), _rows(replay, known)
     costs = costs_of(rows, params_b.tolist(), method.unit)
     number = np.unique(rows.tasks or ("",) * len(rows), return_inverse=True)[1]
-    field_ = Field(rows.models, rows.scores, costs.values, params_b, number.astype(np.intp))
+    by_share = len(rows.models) == 2 and bool(np.allclose(replay.asked.sum(axis=1), 1))
+    field_ = Field(
+        rows.models, rows.scores, costs.values, params_b, number.astype(np.intp), by_share
+    )
     rankers = dict(_rankers(field_, rows, replay, method))
     contest = Contest(field_, _ways(field_, replay), rankers)
     tasks = dict(_tasks(rows, contest, replay, method))
@@ -180,7 +183,7 @@ def _ways(field_: Field, replay: Replayed) -> Mapping[str, Way]:
             (replay.chances * field_.scores).sum(axis=1),
             (replay.asked * field_.costs).sum(axis=1),
             replay.asked @ field_.params_b,
-            (replay.asked * field_.places).sum(axis=1),
+            (replay.asked * field_.shares).sum(axis=1),
         ),
         RANDOM: lots(field_, np.tile(_shares(field_, replay), (rows, 1))),
     }

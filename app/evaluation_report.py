@@ -62,7 +62,7 @@ def _points(found: Evaluation) -> str:
         [
             point["name"],
             *_spread(point["score"]),
-            f"{point['place']:.1%}" if pair and point["place"] is not None else "",
+            f"{point['share']:.1%}" if pair and point["share"] is not None else "",
             _number(point["cost"]),
             _number(point["params_b"]),
             _gap(point["policy_above"]),
@@ -70,7 +70,7 @@ def _points(found: Evaluation) -> str:
         for point in _standing(found)
     ]
     way = found.result.interval(f"{POLICY}/way")
-    where = "large share" if pair else "cost"
+    where = SHARE if found.contest.field.by_share else "cost"
     text = (
         f"of the way from the best single model of equal or lower {where} to the oracle of equal "
         f"{where}: {_share(way)}"
@@ -163,7 +163,7 @@ def _standing(found: Evaluation) -> Iterator[dict[str, Any]]:
         yield {
             "name": name if own else f"{name}, same {_where(found)}",
             "score": result.interval(f"{name}/score"),
-            "place": values[f"{name if own else POLICY}/place"],
+            "share": values[f"{name}/share"] if own else None,
             "cost": values[f"{name}/cost"] if own else None,
             "params_b": values[f"{name}/params_b"] if own else None,
             "policy_above": None
@@ -173,7 +173,7 @@ def _standing(found: Evaluation) -> Iterator[dict[str, Any]]:
     yield {
         "name": f"{ORACLE}, at any {_where(found)}",
         "score": result.interval(f"{ORACLE}/most"),
-        "place": None,
+        "share": None,
         "cost": None,
         "params_b": None,
         "policy_above": result.above(f"{POLICY}/score", f"{ORACLE}/most"),
@@ -181,7 +181,7 @@ def _standing(found: Evaluation) -> Iterator[dict[str, Any]]:
 
 
 def _where(found: Evaluation) -> str:
-    return "share" if found.contest.field.pair else "cost"
+    return "share" if found.contest.field.by_share else "cost"
 
 
 def _ranked(pair: bool, result: Result, rankers: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -259,7 +259,7 @@ def figures(found: Evaluation) -> dict[str, Any]:
             "expected": found.said,
         },
         "cost_unit": found.unit.value,
-        "place": SHARE if field.pair else "cost",
+        "place": SHARE if field.by_share else "cost",
         "resamples": found.method.draws,
         "seed": found.method.seed,
         "points": [*_standing(found)],
@@ -319,7 +319,7 @@ def plot(found: Evaluation, file: Path) -> None:
     draw(
         Picture(
             title=f"{found.judged.kind}, {len(found.rows)} rows",
-            axis="calls to the large model (share)" if field.pair else found.unit.said,
+            axis="calls to the large model (share)" if field.by_share else found.unit.said,
             curves=_curves(found),
             lines=_lines(found),
             singles={name: point(name) for name in field.models},
@@ -346,7 +346,7 @@ def _lines(found: Evaluation) -> dict[str, Band]:
     along = walked(best, field.places, once)[0], walked(best, field.scores, once)[0]
     mixed = hull(field.places.mean(axis=0), field.scores.mean(axis=0))
     last = float(field.places.mean(axis=0).max())
-    zero = RANDOM if field.pair else ZERO
+    zero = RANDOM if field.by_share else ZERO
     return {zero: _line(*mixed, last), ORACLE: _line(*along, last)}
 
 

@@ -5,13 +5,13 @@ lots, the policy as it is set. A *ranker* expects a score of each model on each 
 whole curve: the policy, the k nearest neighbours, the length of the prompt.
 
 What a curve is compared at is its *place*: the large model's share of the calls where there are
-two models, the mean cost per request where there are more.
+two models and one is asked per row, the mean cost per request otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,7 +49,8 @@ GRID = 101
 class Field:
     """What all are measured on: `scores` and `costs` [n, k], no NaN; `params_b` [k], billions.
 
-    Of two models the small one comes first. `tasks` [n] numbers each row's task.
+    Of two models the small one comes first. `tasks` [n] numbers each row's task. `by_share`: the
+    place is the large model's share, which says everything if every row is paid for once.
     """
 
     models: tuple[str, ...]
@@ -57,34 +58,39 @@ class Field:
     costs: Floats
     params_b: Floats
     tasks: Integers
+    by_share: bool = False
 
     @property
     def pair(self) -> bool:
-        """Whether there are two models, so that a share says everything."""
+        """Whether there are two models, so that there is a share."""
         return len(self.models) == 2
 
     @property
+    def shares(self) -> Floats:
+        """[n, k]: 1 for the large model's answers, if there is a pair."""
+        large = np.arange(len(self.models)) == (LARGE if self.pair else -1)
+        return np.broadcast_to(large.astype(np.float64), self.scores.shape)
+
+    @property
     def places(self) -> Floats:
-        """[n, k]: what an answer adds to the place: 1 for the large model's, or its cost."""
-        if not self.pair:
-            return self.costs
-        return np.broadcast_to(np.eye(2)[LARGE], self.scores.shape)
+        """[n, k]: what an answer adds to the place."""
+        return self.shares if self.by_share else self.costs
 
     def of(self, rows: Integers) -> Field:
         """The same field, of some rows."""
-        return Field(
-            self.models, self.scores[rows], self.costs[rows], self.params_b, self.tasks[rows]
+        return replace(
+            self, scores=self.scores[rows], costs=self.costs[rows], tasks=self.tasks[rows]
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """What every row got, [n] each: score, cost, active parameters (billions), and place."""
+    """What every row got, [n] each: score, cost, active parameters (billions), the large model."""
 
     score: Floats
     cost: Floats
     params_b: Floats
-    place: Floats
+    share: Floats
 
 
 def lots(field: Field, chances: Floats) -> Way:
@@ -93,7 +99,7 @@ def lots(field: Field, chances: Floats) -> Way:
         (chances * field.scores).sum(axis=1),
         (chances * field.costs).sum(axis=1),
         chances @ field.params_b,
-        (chances * field.places).sum(axis=1),
+        (chances * field.shares).sum(axis=1),
     )
 
 
@@ -125,10 +131,10 @@ class Contest:
 class Result:
     """Figures under `NAME/FIGURE`: their values, and those of every resample [b].
 
-    Of every way: score, cost, params_b, place. Of every ranker: aiq, of two models apgr, cpt50 and
-    cpt80, and, where the policy has a place, score: its quality there. Of the Zero router and the
-    oracle: aiq and score. Of the policy: way, the share of the way from the best single model of
-    its place or below to the oracle.
+    Of every way: score, cost, params_b, share, place. Of every ranker: aiq, of two models apgr,
+    cpt50 and cpt80, and, where the policy has a place, score: its quality there. Of the Zero router
+    and the oracle: aiq and score. Of the policy: way, the share of the way from the best single
+    model of its place or below to the oracle.
     """
 
     values: Mapping[str, float]
@@ -161,7 +167,8 @@ class _Prepared:
             found[f"{name}/score"] = means(way.score, weighed)
             found[f"{name}/cost"] = means(way.cost, weighed)
             found[f"{name}/params_b"] = means(way.params_b, weighed)
-            found[f"{name}/place"] = means(way.place, weighed)
+            found[f"{name}/share"] = means(way.share, weighed)
+            found[f"{name}/place"] = found[f"{name}/{'share' if self._field.by_share else 'cost'}"]
         place = found[f"{POLICY}/place"] if self._own else None
         for name, walk in self._walks.items():
             for figure, values in self._ranker(walk, place, weighed).items():
@@ -173,15 +180,15 @@ class _Prepared:
     def _ranker(self, walk: Trail, place: Floats | None, weighed: Floats) -> dict[str, Floats]:
         field = self._field
         quality = walked(walk, field.scores, weighed)
-        costs = walked(walk, field.costs, weighed)
+        costs = _never_falling(walked(walk, field.costs, weighed))
         found = {"aiq": _areas(costs, quality, *self._range(weighed))}
-        places = walked(walk, field.places, weighed) if field.pair else costs
+        shares = walked(walk, field.shares, weighed) if field.pair else costs
         if place is not None:
-            found["score"] = at(place, places, quality)
+            found["score"] = at(place, shares if field.by_share else costs, quality)
         if field.pair:
             recovered = pgr(quality)
-            found["apgr"] = apgr(places, recovered)
-            found |= {name: cpt(level, places, recovered) for name, level in LEVELS.items()}
+            found["apgr"] = apgr(shares, recovered)
+            found |= {name: cpt(level, shares, recovered) for name, level in LEVELS.items()}
         return found
 
     def _range(self, weighed: Floats) -> tuple[Floats, Floats]:
@@ -235,6 +242,11 @@ def walk_of(field: Field, expected: Floats) -> Trail:
     return trail(expected, np.broadcast_to(field.costs.mean(axis=0), expected.shape))
 
 
+def _never_falling(costs: Floats) -> Floats:
+    """A model that is dearer on average may have been cheaper on some rows."""
+    return np.maximum.accumulate(costs, axis=1)
+
+
 def _areas(costs: Floats, quality: Floats, low: Floats, high: Floats) -> Floats:
     """AIQ of each resample's points, [b, p] both."""
     kept = thinned(costs.shape[1])
@@ -257,7 +269,7 @@ def band(field: Field, expected: Floats, draws: int, seed: int) -> Band:
     walk = walk_of(field, expected)
 
     def curves(weighed: Floats) -> Floats:
-        along = walked(walk, field.places, weighed)
+        along = _never_falling(walked(walk, field.places, weighed))
         quality = walked(walk, field.scores, weighed)
         rows: Sequence[Floats] = [
             np.interp(places, xs, ys) for xs, ys in zip(along, quality, strict=True)

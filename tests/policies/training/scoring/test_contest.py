@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -23,7 +24,7 @@ def pair(seed: int = 0) -> tuple[Field, Floats]:
     hard = rng.random(400)
     scores = (rng.random((400, 2)) > np.stack([hard, 0.3 * hard], axis=1)).astype(np.float64)
     sizes = np.array([8.0, 70.0])
-    field = Field(("s", "l"), scores, np.tile(sizes, (400, 1)), sizes, TASKS)
+    field = Field(("s", "l"), scores, np.tile(sizes, (400, 1)), sizes, TASKS, by_share=True)
     return field, 1 - np.stack([hard, 0.3 * hard], axis=1)
 
 
@@ -199,3 +200,17 @@ def test_a_text_is_embedded_once() -> None:
     assert vectors(["a", "bb", "a"]).tolist() == [[1, 1], [2, 1], [1, 1]]
     assert vectors(("bb", "ccc")).tolist() == [[2, 1], [3, 1]]
     assert asked == ["a", "bb", "ccc"]
+
+
+def test_what_is_paid_for_twice_is_compared_at_its_cost() -> None:
+    """A cascade has the large model's share of lots, and costs more."""
+    field, expected = pair()
+    by_cost = replace(field, by_share=False)
+    own = Way(field.scores[:, 1], np.full(400, 50.0), np.full(400, 50.0), np.full(400, 0.5))
+    result = Contest(by_cost, {POLICY: own}, {POLICY: expected}).held(5, 0)
+    assert result.values["policy/place"] == 50
+    share = (50 - 8) / 62
+    mixed = (1 - share) * result.values["s/score"] + share * result.values["l/score"]
+    assert result.values[f"{ZERO}/score"] == pytest.approx(mixed)
+    same = Contest(field, {POLICY: own}, {POLICY: expected}).held(5, 0)
+    assert result.values["policy/apgr"] == same.values["policy/apgr"]
