@@ -27,7 +27,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What is drawn: curves by name (the policy's with its interval), lines and points."""
+    """What is drawn: curves by name (the policy's with its interval), two bounds, and points."""
 
     title: str
     axis: str
@@ -49,8 +49,8 @@ def draw(picture: Picture, file: Path) -> None:
         axes.plot(curve.places, curve.quality, label=name, color=f"C{number}", zorder=3)
         if not number:
             axes.fill_between(curve.places, curve.low, curve.high, color="C0", alpha=0.15)
-    for name, line in picture.lines.items():
-        axes.plot(line.places, line.quality, ":", label=name, linewidth=1.2)
+    for grey, (name, line) in zip(("0.55", "0.1"), picture.lines.items(), strict=True):
+        axes.plot(line.places, line.quality, ":", label=name, linewidth=1.2, color=grey)
     for name, point in picture.singles.items():
         spread = [[point.quality - point.low], [point.high - point.quality]]
         axes.errorbar([point.place], [point.quality], yerr=spread, fmt="s", color="grey", ms=4)
