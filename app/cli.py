@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from app import calibrate, chat, train
+    from app import calibrate, chat, evaluate, rows, train
     from app.bench import handoffs, overhead, pair, serving
 
     parser = argparse.ArgumentParser(prog="tandem", description=DESCRIPTION)
@@ -63,6 +63,14 @@ def _parser() -> argparse.ArgumentParser:
     for kind in calibrate.USES:
         about = f"the threshold of `use: {calibrate.USES[kind]}` for a share or a quality"
         calibrate.add_arguments(_command(calibrates, kind, about, calibrate.main), kind)
+    rows.add_arguments(
+        _command(
+            commands, "rows", "turn outcomes of any known shape into a file of rows", rows.main
+        )
+    )
+    evaluate.add_arguments(
+        _command(commands, "eval", "what a policy is worth, on outcomes or a log", evaluate.main)
+    )
     benches = _group(commands, "bench", "measure the gateway, or policies on the embedded pair")
     overhead.add_arguments(
         _command(benches, "overhead", "what the gateway itself costs", overhead.main)

@@ -24,6 +24,8 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _BARE = re.compile(r"[^\n,}`]+")
 _BOXED = "\\boxed{"
 _QUOTES = ("'", '"')
+_OPENERS = ('"', "[", "{")
+"""What begins a JSON value that ends of itself; the first number of `1/2` is not the whole."""
 _DECODER = json.JSONDecoder(strict=False)
 
 
@@ -91,10 +93,11 @@ def _after_name(text: str) -> str | None:
     if not named:
         return None
     rest = text[named[-1].end() :]
-    try:
-        return _spelled(_DECODER.raw_decode(rest)[0])
-    except (json.JSONDecodeError, RecursionError):
-        pass
+    if rest.startswith(_OPENERS):
+        try:
+            return _spelled(_DECODER.raw_decode(rest)[0])
+        except (json.JSONDecodeError, RecursionError):
+            pass
     if quoted := _QUOTED.match(rest):
         return quoted[1].replace('\\"', '"').replace("\\\\", "\\") or None
     bare = _BARE.match(rest)

@@ -66,14 +66,21 @@ class Rows:
             raise RowsError("name at least one model of the rows")
         at = [known[spelled_alike(name)] for name in models]
         outputs = self.outputs
-        return replace(
+        chosen = replace(
             self,
-            models=tuple(models),
+            models=tuple(self.models[n] for n in at),
             scores=self.scores[:, at],
             costs=None if self.costs is None else self.costs[:, at],
             lengths=None if self.lengths is None else self.lengths[:, at],
             outputs=None if outputs is None else tuple(tuple(r[n] for n in at) for r in outputs),
         )
+        return chosen.called(models)
+
+    def called(self, names: Sequence[str]) -> Rows:
+        """The same rows, their models called so, in this order."""
+        new = dict(zip(self.models, names, strict=True))
+        unread = {new[model]: share for model, share in self.unread.items() if model in new}
+        return replace(self, models=tuple(names), unread=MappingProxyType(unread))
 
     def at(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> Rows:
         """These rows, in this order; a row may come more than once."""
@@ -95,6 +102,29 @@ class Rows:
         """Only the rows on which every model's score is known."""
         known = ~np.isnan(self.scores).any(axis=1)
         return self if known.all() else self.at(np.flatnonzero(known))
+
+    def columns(self) -> Mapping[str, Sequence[Any]]:
+        """As a file holds them; unknown numbers are None."""
+        columns: dict[str, Sequence[Any]] = {}
+        if self.ids:
+            columns["id"] = self.ids
+        if self.tasks is not None:
+            columns["task"] = self.tasks
+        columns["prompt"] = self.prompts
+        if self.messages is not None:
+            columns["messages"] = [
+                None if said is None else orjson.dumps(said).decode() for said in self.messages
+            ]
+        kinds = (("score", self.scores), ("cost", self.costs), ("chars", self.lengths))
+        for prefix, values in kinds:
+            for place, model in enumerate(self.models if values is not None else ()):
+                assert values is not None
+                column = values[:, place].tolist()
+                columns[f"{prefix}/{model}"] = [None if v != v else v for v in column]  # noqa: PLR0124  # NaN
+        for place, model in enumerate(self.models if self.outputs is not None else ()):
+            assert self.outputs is not None
+            columns[f"output/{model}"] = [row[place] for row in self.outputs]
+        return columns
 
 
 # ---------------------------------------------------------------------------------------- reading

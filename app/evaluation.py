@@ -1,0 +1,242 @@
+"""What `tandem eval` does with rows: replays the policy, fits the baselines, holds the contest.
+
+Gives an `Evaluation`, which `app.evaluation_report` prints. Knows no option of the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from app.judged import Judged, Names
+from policies.training.outcomes.costs import Unit, costs_of
+from policies.training.outcomes.errors import RowsError
+from policies.training.outcomes.rows import Rows
+from policies.training.replay import Replayed, replayed
+from policies.training.scoring.contest import LARGE, POLICY, Contest, Field, Result, Way, lots
+from policies.training.scoring.neighbours import Embed, Neighbours, cross_fitted, folds
+from policies.training.scoring.trails import Floats, Integers
+
+__all__ = ["LENGTH", "NEAREST", "RANDOM", "Evaluation", "Method", "TaskResult", "evaluated"]
+
+RANDOM, LENGTH, NEAREST = "random", "prompt length", "k-NN"
+FEWEST = 30
+"""Rows that a task needs to be looked at by itself."""
+ABSTAINED = "abstained"
+"""The reason that a policy gives when it does not trust itself."""
+
+Watch = Callable[[Iterable[Any], str, int], Iterable[Any]]
+"""A progress bar around something that takes long: what, called how, of which length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How it is measured: resamples, their seed, the unit of cost (None: what the rows allow).
+
+    `embed` makes the vectors for k-NN; without it that baseline is left out. `train` are the rows
+    that it learns from, under the policy's names; without them it is cross-fitted.
+    """
+
+    draws: int = 1000
+    seed: int = 0
+    unit: Unit | None = None
+    embed: Embed | None = None
+    neighbours: int = 40
+    train: Rows | None = None
+    watch: Watch = lambda found, _about, _number: found
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """One task's rows by themselves."""
+
+    rows: int
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Everything that was found. `contest` holds what was measured, `result` the figures."""
+
+    judged: Judged
+    method: Method
+    rows: Rows
+    left_out: int
+    unit: Unit
+    contest: Contest
+    result: Result
+    tasks: Mapping[str, TaskResult]
+    reasons: Mapping[str, int]
+    said: float
+    """The share of the rows for which the policy said what it expects."""
+    few: Sequence[str] = field(default=())
+    """Tasks with too few rows to be looked at."""
+
+    @property
+    def abstained(self) -> float | None:
+        """The share of the rows on which the policy did not trust itself; None if it never says."""
+        if ABSTAINED not in self.reasons:
+            return None
+        return self.reasons[ABSTAINED] / (len(self.rows) + self.left_out)
+
+    @property
+    def rankers(self) -> Sequence[str]:
+        """Who has a curve."""
+        return tuple(self.contest.rankers)
+
+
+def evaluated(judged: Judged, held: Rows, method: Method) -> Evaluation:
+    """Judge the policy on `held`; raises `RowsError` or `ReplayError`."""
+    names = judged.names
+    rows = names.of(held)
+    if names.chosen:
+        rows = _complete(rows)
+    bar = _bar(method, "replaying", len(rows))
+    replay = replayed(judged.name, rows, judged.stage, method.seed, bar)
+    chosen = _models(names, replay)
+    rows, replay, params_b = _among(rows, replay, chosen, np.asarray(names.params_b))
+    known = np.flatnonzero(~np.isnan(rows.scores).any(axis=1))
+    if not len(known):
+        raise RowsError(
+            "no row holds a score of every model: name some that belong together with --models"
+        )
+    left_out = len(held) - len(known)
+    rows, replay = rows.at(known), _rows(replay, known)
+    costs = costs_of(rows, params_b.tolist(), method.unit)
+    number = np.unique(rows.tasks or ("",) * len(rows), return_inverse=True)[1]
+    by_share = len(rows.models) == 2 and bool(np.allclose(replay.asked.sum(axis=1), 1))
+    field_ = Field(
+        rows.models, rows.scores, costs.values, params_b, number.astype(np.intp), by_share
+    )
+    rankers = dict(_rankers(field_, rows, replay, method))
+    contest = Contest(field_, _ways(field_, replay), rankers)
+    tasks = dict(_tasks(rows, contest, replay, method))
+    few = [task for task, found in tasks.items() if found is None]
+    return Evaluation(
+        judged=judged,
+        method=method,
+        rows=rows,
+        left_out=left_out,
+        unit=costs.unit,
+        contest=contest,
+        result=contest.held(method.draws, method.seed),
+        tasks={task: found for task, found in tasks.items() if found is not None},
+        reasons=replay.reasons,
+        said=float((~np.isnan(replay.expected)).any(axis=1).mean()),
+        few=few,
+    )
+
+
+def _complete(rows: Rows) -> Rows:
+    if not len(complete := rows.complete()):
+        named = ", ".join(rows.models)
+        raise RowsError(f"no row holds a score of every one of {named}")
+    return complete
+
+
+def _bar(
+    method: Method, about: str, number: int
+) -> Callable[[Iterable[Any]], Iterable[Any]]:  # fmt: skip
+    return lambda found: method.watch(found, about, number)
+
+
+def _models(names: Names, replay: Replayed) -> Sequence[int]:
+    """Places of the models that take part: all that were named, or those that the policy ranks."""
+    everybody = range(replay.chances.shape[1])
+    if names.chosen:
+        return everybody
+    told = np.asarray((~np.isnan(replay.expected)).any(axis=0)).tolist()
+    taken = np.asarray((replay.chances > 0).any(axis=0)).tolist()
+    if sum(told) < 2:
+        return everybody
+    return [number for number in everybody if told[number] or taken[number]]
+
+
+def _among(
+    rows: Rows, replay: Replayed, chosen: Sequence[int], params_b: Floats
+) -> tuple[Rows, Replayed, Floats]:
+    """Only these models; of two the smaller one first."""
+    order = list(chosen)
+    if len(order) == 2 and params_b[order[0]] > params_b[order[1]]:
+        order.reverse()
+    among = Replayed(
+        replay.chances[:, order],
+        replay.asked[:, order],
+        replay.expected[:, order],
+        replay.reasons,
+    )
+    return rows.of([rows.models[number] for number in order]), among, params_b[order]
+
+
+def _rows(replay: Replayed, rows: Integers) -> Replayed:
+    return Replayed(replay.chances[rows], replay.asked[rows], replay.expected[rows], replay.reasons)
+
+
+def _ways(field_: Field, replay: Replayed) -> Mapping[str, Way]:
+    """The policy as it is set, and lots with the same shares."""
+    rows = len(field_.scores)
+    return {
+        POLICY: Way(
+            (replay.chances * field_.scores).sum(axis=1),
+            (replay.asked * field_.costs).sum(axis=1),
+            replay.asked @ field_.params_b,
+            (replay.asked * field_.shares).sum(axis=1),
+        ),
+        RANDOM: lots(field_, np.tile(_shares(field_, replay), (rows, 1))),
+    }
+
+
+def _shares(field_: Field, replay: Replayed) -> Floats:
+    """With which chances lots are drawn, [k], so that the large model has its share."""
+    if not field_.pair:
+        return np.asarray(replay.chances.mean(axis=0), dtype=np.float64)
+    share = min(1.0, float(replay.asked[:, LARGE].mean()))
+    return np.asarray([1 - share, share])
+
+
+def _rankers(
+    field_: Field, rows: Rows, replay: Replayed, method: Method
+) -> Iterator[tuple[str, Floats]]:
+    told = ~np.isnan(replay.expected)
+    if len(field_.models) > 1 and told.any(axis=0).all():
+        usual = np.nanmean(replay.expected, axis=0)
+        yield POLICY, np.where(told, replay.expected, usual)
+    if field_.pair:
+        lengths = np.asarray([len(prompt) for prompt in rows.prompts], dtype=np.float64)
+        yield LENGTH, np.stack([np.zeros_like(lengths), lengths], axis=1)
+    if method.embed is not None and len(field_.models) > 1:
+        yield NEAREST, _nearest(rows, method, method.embed)
+
+
+def _nearest(rows: Rows, method: Method, embed: Embed) -> Floats:
+    """Expected scores of the k-NN baseline."""
+    if method.train is not None:
+        train = method.train.of(rows.models)
+        return Neighbours(
+            np.asarray(embed(train.prompts), dtype=np.float64), train.scores, method.neighbours
+        ).expected(np.asarray(embed(rows.prompts), dtype=np.float64))
+    vectors = np.asarray(embed(rows.prompts), dtype=np.float64)
+    fold = folds(rows.prompts, method.seed)
+    return cross_fitted(vectors, rows.scores, fold, method.neighbours)
+
+
+def _tasks(
+    rows: Rows, contest: Contest, replay: Replayed, method: Method
+) -> Iterator[tuple[str, TaskResult | None]]:
+    """Each task by itself: its lots have the policy's shares there. None for one of few rows."""
+    names = np.asarray(rows.tasks or ())
+    kinds = np.unique(names)
+    if len(kinds) < 2:
+        return
+    for task in method.watch(kinds.tolist(), "tasks", len(kinds)):
+        mine = np.flatnonzero(names == task)
+        if len(mine) < FEWEST:
+            yield task, None
+            continue
+        alone = contest.field.of(mine)
+        rankers = {name: expected[mine] for name, expected in contest.rankers.items()}
+        held = Contest(alone, _ways(alone, _rows(replay, mine)), rankers)
+        yield task, TaskResult(len(mine), held.held(method.draws, method.seed))
