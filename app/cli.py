@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from app import calibrate, chat, evaluate, rows, train
+    from app import calibrate, chat, evaluate, predict, rows, train, train_experts
     from app.bench import handoffs, overhead, pair, serving
 
     parser = argparse.ArgumentParser(prog="tandem", description=DESCRIPTION)
@@ -55,9 +55,18 @@ def _parser() -> argparse.ArgumentParser:
     keys = _group(commands, "keys", "make API keys")
     new = _command(keys, "new", "make a key and its entry for the keys file", _new_key)
     new.add_argument("name", metavar="NAME", help="what the log calls the key")
-    trains = _group(commands, "train", "learn what a policy needs from two running models")
+    trains = _group(commands, "train", "learn what a policy needs, from running models or from rows")
     train.add_arguments(
         _command(trains, "token-gate", "learn where the large model must write", train.main)
+    )
+    train_experts.add_arguments(
+        _command(trains, "experts", "learn which model suits which prompt", train_experts.main)
+    )
+    train_experts.add_prior_arguments(
+        _command(trains, "prior", "learn from public outcomes, for routers", train_experts.main_prior)
+    )
+    predict.add_arguments(
+        _command(commands, "predict", "what a trained router thinks of prompts", predict.main)
     )
     calibrates = _group(commands, "calibrate", "find a policy's threshold on prompts of your own")
     for kind in calibrate.USES:

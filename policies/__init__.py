@@ -13,6 +13,7 @@ from types import MappingProxyType
 from policies.cascade import Cascade
 from policies.direct import Direct
 from policies.entropy import Entropy
+from policies.experts import Experts
 from policies.fallback import Fallback
 from policies.hedge import Hedge
 from policies.split import Split
@@ -30,6 +31,7 @@ TABLE: Mapping[str, type[Policy]] = MappingProxyType(
         "entropy": Entropy,
         "token_gate": TokenGate,
         "steps": Stepwise,
+        "experts": Experts,
     }
 )
 """What `use` may say in the config, and which policy that is."""

@@ -7,8 +7,8 @@ of which nothing can be said goes to the fallback. What is learned is an artifac
 experts`), read when the policy is built and never changed; budgets are settings.
 
 Within a conversation a switch throws a prefix cache away. With `sticky` the choices of the earlier
-turns are made again, from the same text and so with the same result, and a switch must be worth what
-it costs: no state, and every replica agrees.
+turns are made again, from the same text and so with the same result, and a switch must be worth
+what it costs: no state, and every replica agrees.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from policies.composition.artifact import Artifact, read_artifact
+from policies.composition.artifact import Artifact
 from policies.composition.ask import Ask, Source, asks_of
 from policies.composition.choice import SHARE, Rule, Wish, rule_for
-from policies.composition.embedder import minilm
 from policies.composition.judge import Judge, Judgement
-from policies.composition.prior import Prior, shipped
+from policies.composition.opening import opened
 from router.fleet import Fleet
 from router.phrases import Phrase, compute, embed, note, route
 from router.steps import Failed, ModelName, Request, Steps, Surface, TargetName, Vectors
@@ -51,9 +50,8 @@ class Budget:
     """The share of requests, 0 to 1, that the strongest expert answers."""
 
     def __post_init__(self) -> None:
-        stated = [
-            value for value in (self.params_b, self.usd, self.large_share) if value is not None
-        ]
+        several = (self.params_b, self.usd, self.large_share)
+        stated = [value for value in several if value is not None]
         if len(stated) != 1:
             raise ValueError("budget: set one of params_b, usd, large_share")
         if stated[0] < 0 or (self.large_share or 0) > 1:
@@ -100,14 +98,15 @@ class Experts:
 
     artifact: str
     """The folder that `tandem train experts` made, relative to where Tandem is started."""
-    fallback: TargetName
-    """Who answers what is too uncertain, and what an expert failed to answer."""
+    fallback: TargetName | None = None
+    """Who answers what is too uncertain, and what an expert failed to answer; default: the expert
+    with the best mean score in training."""
     experts: Mapping[str, TargetName] = field(default_factory=dict)
     """The model or policy here for each expert of the artifact; one left out has its own name."""
     by: Literal["quality", "category"] = "quality"
-    """What decides: the quality expected of each expert for this prompt, or the category's map."""
+    """What decides: the quality expected of each expert for this prompt, or its category's map."""
     budget: Budget | None = None
-    """What a request may cost on average; without one the best expert is taken, whatever it costs."""
+    """What a request may cost on average; without one the best expert is taken at any price."""
     risk: Risk | None = None
     """In place of a budget: the cheapest expert, as long as answers are seldom worse than the
     strongest expert's."""
@@ -131,7 +130,7 @@ class Experts:
     _rule: Rule = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        artifact = read_artifact(Path(self.artifact))
+        artifact, judge = opened(Path(self.artifact), remote=self.embedder is not None)
         names = [expert.name for expert in artifact.card.experts]
         if strange := [name for name in self.experts if name not in names]:
             raise ValueError(
@@ -144,7 +143,7 @@ class Experts:
         if (self.sticky or 0) < 0 or self.patience < 0:
             raise ValueError("sticky, patience: must not be negative")
         object.__setattr__(self, "_artifact", artifact)
-        object.__setattr__(self, "_judge", self._read(artifact))
+        object.__setattr__(self, "_judge", judge)
         wish = Wish(
             by_category=self.by == "category",
             budget=self.budget.stated if self.budget else None,
@@ -157,45 +156,6 @@ class Experts:
         except ValueError as error:
             raise ValueError(f"budget: {error}") from None
 
-    # ------------------------------------------------------------------------------ building
-
-    def _read(self, artifact: Artifact) -> Judge:
-        """The judge, with the embedder and the prior that the artifact was trained with."""
-        wanted = artifact.card.embedding
-        embedding, prior = None, None
-        if wanted is not None and wanted.local:
-            if self.embedder is not None:
-                raise ValueError(f"embedder: the artifact was trained with the local {wanted.name}")
-            local = minilm()
-            if local.fingerprint != wanted.fingerprint:
-                raise ValueError(
-                    f"artifact: was trained with the embedder {wanted.name} {wanted.fingerprint}, "
-                    f"and here is {local.name} {local.fingerprint}; train it anew"
-                )
-            embedding = local.embed
-        elif wanted is not None and self.embedder is None:
-            raise ValueError(
-                f"embedder: the artifact was trained with {wanted.name}; name the model that "
-                "serves it"
-            )
-        elif wanted is None and self.embedder is not None:
-            raise ValueError("embedder: the artifact was trained without one")
-        if artifact.card.prior is not None:
-            prior = self._prior(artifact)
-        parts = artifact.parts
-        reading = artifact.reading(embedding, prior)
-        return Judge(reading, parts.categories, parts.blend, parts.familiar)
-
-    def _prior(self, artifact: Artifact) -> Prior:
-        used, here = artifact.card.prior, shipped()
-        assert used is not None
-        if here.fingerprint != used.fingerprint:
-            raise ValueError(
-                f"artifact: was trained with the prior {used.fingerprint}, and here is "
-                f"{here.fingerprint}; train it anew"
-            )
-        return here.of(used.groups)
-
     def misfit(self, fleet: Fleet) -> str | None:
         """Every expert must be somebody here; one that is mapped was looked up already."""
         for expert in self._artifact.card.experts:
@@ -207,6 +167,32 @@ class Experts:
                 )
         return None
 
+    def foretold(self, requests: Sequence[Request]) -> Sequence[Mapping[str, str | float]]:
+        """The category and how sure it is, each expert's expected score, and the choice, as if
+        every expert could be asked and nothing had been said before.
+        """
+        read = [asks_of(request.body, self.text) for request in requests]
+        new = [a[-1] for a in read if a and self._judge.remembered(a[-1]) is None]
+        if new and self.embedder is None:
+            self._judge.think(new)
+        return [self._row(self._judge.judge(a[-1] if a else Ask(""))) for a in read]
+
+    def _row(self, judgement: Judgement) -> Mapping[str, str | float]:
+        card = self._artifact.card
+        chosen = self._rule.choose(judgement, [0.0] * len(card.experts))
+        uncertain = self._rule.uncertain(judgement) is not None or chosen is None
+        return {
+            "category": card.categories[judgement.category].name,
+            "confidence": judgement.confidence,
+            "similarity": judgement.similarity,
+            **{
+                f"quality/{expert.name}": quality
+                for expert, quality in zip(card.experts, judgement.quality, strict=True)
+            },
+            "choice": self._last if uncertain or chosen is None else self._target(chosen),
+            "reason": "abstained" if uncertain else "expert",
+        }
+
     # ------------------------------------------------------------------------------- serving
 
     def route(self, request: Request, fleet: Fleet) -> Steps:
@@ -214,19 +200,19 @@ class Experts:
         asks = asks_of(request.body, self.text, 1 if self.sticky is None else MOST_TURNS)
         if request.surface not in ANSWERED or not asks:
             yield from note("unread", "nobody asked anything in words")
-            return (yield from route(self.fallback, request))
+            return (yield from route(self._last, request))
         judged = yield from self._judged(asks, request)
         if isinstance(judged, Failed):
             yield from note("unread", f"the embedder failed: {judged.fault.summary}")
-            return (yield from route(self.fallback, request))
+            return (yield from route(self._last, request))
         target, reason, detail = self._decide(asks, judged, fleet)
         yield from note(reason, detail, self._expected(judged[-1]))
-        if target == self.fallback:
+        if target == self._last:
             return (yield from route(target, request))
         ended = yield from route(target, request, share=0.5)
         if isinstance(ended, Failed) and ended.fault.elsewhere and not ended.sent:
             yield from note("expert_failed", f"{target}: {ended.fault.summary}")
-            return (yield from route(self.fallback, request))
+            return (yield from route(self._last, request))
         return ended
 
     def _judged(self, asks: Sequence[Ask], request: Request) -> Phrase[list[Judgement] | Failed]:
@@ -261,8 +247,8 @@ class Experts:
         about = self._about(judged[-1])
         if current is None:
             if uncertain is None:
-                return self.fallback, "unavailable", f"no expert can be asked; {about}"
-            return self.fallback, "abstained", f"{uncertain}; {about}"
+                return self._last, "unavailable", f"no expert can be asked; {about}"
+            return self._last, "abstained", f"{uncertain}; {about}"
         stayed = current == held and (uncertain is not None or current != best)
         return self._target(current), "stayed" if stayed else "expert", about
 
@@ -281,11 +267,16 @@ class Experts:
             model = fleet.models.get(self._target(expert))
             if model is None:  # a policy, which finds its own way
                 losses.append(0.0)
-            elif not model.healthy or (model.context or CANNOT) < tokens:
+            elif not model.healthy or (model.context or CANNOT) < tokens or model.wake == CANNOT:
                 losses.append(CANNOT)
             else:
                 losses.append(self.patience * model.wake)
         return losses
+
+    @property
+    def _last(self) -> str:
+        """Who answers when no expert does."""
+        return self.fallback or self._target(self._artifact.card.strong)
 
     def _target(self, expert: int) -> str:
         name = self._artifact.card.experts[expert].name

@@ -62,6 +62,7 @@ class ModelView:
     abilities: Abilities
     healthy: int
     in_flight: int
+    wake: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

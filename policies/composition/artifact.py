@@ -326,7 +326,7 @@ def _of(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 def _block(
     scalars: Mapping[str, Any],
-    arrays: Mapping[str, Floats],
+    arrays: Mapping[str, Any],
     vocabulary: Mapping[str, int],
     categories: Categories,
 ) -> Block:
@@ -341,7 +341,7 @@ def _block(
         case "kernel":
             return Kernel(**arrays, **settings)
         case "forest":
-            return Forest(**arrays, **settings)  # type: ignore[arg-type]  # indices are whole numbers
+            return Forest(**arrays, **settings)
         case "table":
             return Table(arrays["rows"], categories)
         case kind:

@@ -82,7 +82,8 @@ class Linear:
 
     def outputs(self, features: Features) -> Floats:
         """As `Block`."""
-        return (features.dense[:, self.columns] @ self.weights + self.offset).astype(np.float32)
+        outputs: Floats = features.dense[:, self.columns] @ self.weights + self.offset
+        return outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ def gaussian(rows: Floats, points: Floats, gamma: float) -> Floats:
     """exp(-gamma x squared distance), [rows, points]."""
     apart = (rows * rows).sum(axis=1)[:, None] + (points * points).sum(axis=1)
     apart -= 2 * rows @ points.T
-    return np.exp(-gamma * np.maximum(apart, 0), dtype=np.float32)
+    values: Floats = np.exp(-gamma * np.maximum(apart, 0), dtype=np.float32)
+    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,8 @@ class Forest:
         for _ in range(self.depth):
             goes_left = dense[rows, self.column[nodes]] <= self.threshold[nodes]
             nodes = np.where(goes_left, self.left[nodes], self.right[nodes])
-        return self.values[self.leaf[nodes]].mean(axis=1, dtype=np.float32)
+        mean: Floats = self.values[self.leaf[nodes]].mean(axis=1, dtype=np.float32)
+        return mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +192,8 @@ class Categories:
         dense = features.dense[:, self.columns]
         logits = (dense @ self.weights + self.offset) / self.temperature
         raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32)
+        likely: Floats = raised / raised.sum(axis=1, keepdims=True)
+        return likely
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,8 @@ def chosen(quality: Reals, costs: Reals, rate: float) -> Indices:
     """
     cheap_first = np.argsort(costs, kind="stable")
     worth = quality[:, cheap_first] - rate * costs[cheap_first]
-    return cheap_first[np.argmax(worth, axis=1)]
+    best: Indices = cheap_first[np.argmax(worth, axis=1)]
+    return best
 
 
 def mean_cost(quality: Reals, costs: Reals, rate: float) -> float:
@@ -85,15 +86,16 @@ def rate_for(quality: Reals, costs: Reals, budget: float) -> float:
 
 
 def at_margin(quality: Reals, costs: Reals, strong: int, margin: float) -> Indices:
-    """The cheapest expert that is expected to come within `margin` of the strongest, or beat it by
-    -margin; the strongest itself where none does. [rows]
+    """The cheapest expert that is expected to score at least `margin` more than the strongest.
+
+    A margin below 0 lets it score less; where none does, it is the strongest itself. [rows]
     """
     enough = quality - quality[:, [strong]] >= margin
     enough &= costs <= costs[strong]
     enough[:, strong] = True
     order = np.lexsort((-quality.mean(axis=0), costs))
-    first = np.argmax(enough[:, order], axis=1)
-    return order[first]
+    first: Indices = order[np.argmax(enough[:, order], axis=1)]
+    return first
 
 
 def bound(

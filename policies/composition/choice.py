@@ -73,7 +73,9 @@ def costs_in(artifact: Artifact, unit: str) -> Reals:
     """What each expert costs a request, in `params_b`, `usd` or `share`. Raises ValueError."""
     card = artifact.card
     if unit == SHARE:
-        return np.eye(len(card.experts))[card.strong]
+        costs: Reals = np.zeros(len(card.experts))
+        costs[card.strong] = 1.0
+        return costs
     values = [getattr(expert, unit) for expert in card.experts]
     unknown = [e.name for e, value in zip(card.experts, values, strict=True) if value is None]
     if unknown:

@@ -38,7 +38,7 @@ class Features:
     def __len__(self) -> int:
         return len(self.dense)
 
-    def rows(self, which: Sequence[int]) -> Features:
+    def rows(self, which: Sequence[int] | npt.NDArray[np.integer]) -> Features:
         """Those of some of the asks."""
         at = np.asarray(which, dtype=np.int64)
         kept = tuple(self.grams[each] for each in at) if self.grams else ()
@@ -55,7 +55,8 @@ class Units:
     def of(self, values: Floats) -> Floats:
         """`values` [asks, numbers] in spreads from the centre, cut off at `CLIP`."""
         scaled = (values - self.centre) / self.spread
-        return np.clip(scaled, -CLIP, CLIP).astype(np.float32)
+        cut: Floats = np.clip(scaled, -CLIP, CLIP).astype(np.float32)
+        return cut
 
 
 def units(values: Floats) -> Units:
@@ -107,7 +108,8 @@ class Reading:
     def layout(self) -> Layout:
         """How wide each part of the dense row is."""
         prior = 0 if self.prior_units is None else len(self.prior_units.centre)
-        return Layout(*self.directions.shape, len(NAMES), prior)
+        dimension, few = self.directions.shape
+        return Layout(dimension, few, len(NAMES), prior)
 
     def features(self, asks: Sequence[Ask], embedding: Floats | None = None) -> Features:
         """Those of `asks`; `embedding` spares computing what is known already."""

@@ -91,7 +91,8 @@ class Judge:
 def unit_rows(vectors: Floats) -> Floats:
     """`vectors` [asks, dimension] with rows of length 1, as every embedder here gives them."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    scaled: Floats = vectors / np.maximum(lengths, 1e-12)
+    return scaled
 
 
 class Memory:

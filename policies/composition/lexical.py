@@ -22,11 +22,19 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 _OPTION = re.compile(r"^[ \t]*\(?([A-K])[.):][ \t]+(\S.*)$", re.MULTILINE)
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _NEGATED = re.compile(r"\b(?:not|except|least|never|incorrect|false|NOT|EXCEPT)\b")
-_CODE = re.compile(r"```|\bdef |\bclass |\bimport |\breturn\b|#include|\bfunction\b|=>|;\s*$", re.MULTILINE)
+_CODE = re.compile(
+    r"```|\bdef |\bclass |\bimport |\breturn\b|#include|\bfunction\b|=>|;\s*$", re.MULTILINE
+)
 _LATEX = re.compile(r"\$|\\[a-zA-Z]+|\\\(|\\\[")
 _STATEMENT = re.compile(r"\b(?:statement|Statement) ?[12]\b|\bI{1,3}\. ")
 _ENGLISH = frozenset(
-    ["the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not", "he", "his", "but", "at", "are", "this", "have", "from", "or", "had", "an", "they", "which", "one", "you", "were", "her", "all", "she", "there", "would", "their", "we", "him", "been", "has", "when", "who", "what", "how", "why", "where", "do", "does", "did", "can"]
+    {
+        *("the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "was", "with"),
+        *("be", "by", "on", "not", "he", "his", "but", "at", "are", "this", "have", "from", "or"),
+        *("had", "an", "they", "which", "one", "you", "were", "her", "all", "she", "there", "we"),
+        *("would", "their", "him", "been", "has", "when", "who", "what", "how", "why", "where"),
+        *("do", "does", "did", "can"),
+    }
 )
 """The commonest words: their share tells English prose from other languages, code and lists."""
 

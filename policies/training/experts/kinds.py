@@ -1,4 +1,4 @@
-"""Categories: the kinds of prompts, given as tasks or found, and a classifier that tells them apart.
+"""Categories: the kinds of prompts, given as tasks or found, and what tells them apart.
 
 Given: the `task` column; tasks of a few rows are put together as `other`. Found: k-means over the
 embeddings (over the lexical numbers, without an embedder), each named by the words that are most
@@ -79,7 +79,7 @@ def _described(
 ) -> tuple[Category, ...]:
     """Categories with their shares and the words that are typical of each."""
     texts = [
-        " ".join(prompts[row][:2000] for row in np.flatnonzero(of_rows == at))
+        " ".join(prompts[row][:2000] for row in np.flatnonzero(of_rows == at).tolist())
         for at in range(len(names))
     ]
     words = _typical(texts)
@@ -90,7 +90,9 @@ def _described(
 
 def _typical(texts: Sequence[str]) -> list[tuple[str, ...]]:
     vectorizer = TfidfVectorizer(
-        stop_words="english", token_pattern=r"(?u)\b[^\W\d_]{3,}\b", sublinear_tf=True
+        stop_words="english",
+        token_pattern=r"(?u)\b[^\W\d_]{3,}\b",  # noqa: S106  # a pattern of words, no password
+        sublinear_tf=True,
     )
     try:
         weights = vectorizer.fit_transform(texts).toarray()
@@ -170,7 +172,7 @@ def _scale(features: Features, columns: Columns) -> npt.NDArray[np.float32]:
     scale = np.ones(len(columns), np.float32)
     width = features.embedding.shape[1]
     scale[columns < width] = np.sqrt(max(width, 1))
-    return scale / np.sqrt(len(columns))
+    return (scale / np.sqrt(len(columns))).astype(np.float32)
 
 
 def _temperature(logs: Reals, of_rows: Indices) -> float:

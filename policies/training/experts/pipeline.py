@@ -66,7 +66,7 @@ class Training:
     """
 
     experts: tuple[Expert, ...]
-    recipe: Recipe = Recipe()
+    recipe: Recipe
     embedder: Embeds | None = None
     remote: bool = False
     prior: Prior | None = None

@@ -1,8 +1,4 @@
-"""How experts are trained: plain data. Every number was chosen on one half of the shared rows.
-
-The half is that of rows whose hash is even (`tests/bench/experts_recipe.py` tells how they compare);
-nothing that is reported was measured on it.
-"""
+"""How experts are trained: plain data, with the numbers that a training goes by."""
 
 from __future__ import annotations
 

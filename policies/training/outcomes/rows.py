@@ -140,12 +140,25 @@ def read_rows(paths: Sequence[Path]) -> Rows:
     return rows_of([read_table(path) for path in paths])
 
 
+def read_prompts(paths: Sequence[Path]) -> Rows:
+    """As `read_rows`, of no models: for prompts whose scores are unknown, or of no interest."""
+    tables = [read_table(path) for path in paths]
+    kept = [
+        Table(table.file, {n: v for n, v in table.columns.items() if "/" not in n})
+        for table in tables
+    ]
+    return _rows(kept, [Scored({}, {}) for _ in kept])
+
+
 def rows_of(tables: Sequence[Table]) -> Rows:
     """The rows of these tables; raises `RowsError`."""
     if not tables:
         raise RowsError("name at least one file of rows")
     tables = united(tables)
-    found = [scored(table) for table in tables]
+    return _rows(tables, [scored(table) for table in tables])
+
+
+def _rows(tables: Sequence[Table], found: Sequence[Scored]) -> Rows:
     models = tuple(dict.fromkeys(model for one in found for model in one.scores))
     prompts: list[str] = []
     messages: list[Messages | None] = []
