@@ -158,10 +158,11 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 def _embedder(options: argparse.Namespace) -> Embeds | None:
     from policies.composition.embedder import minilm
     from policies.training.outcomes.errors import RowsError
-    from policies.training.remote_embedder import RemoteEmbedder
 
     if options.embeddings is None:
         return minilm() if options.features == "all" else None
+    from policies.training.remote_embedder import RemoteEmbedder
+
     if not options.embeddings_model:
         raise RowsError("--embeddings: name its model with --embeddings-model")
     key = None
