@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from app.evaluation import NEAREST, RANDOM, Evaluation, TaskResult
+from app.evaluation import LENGTH, NEAREST, RANDOM, Evaluation, TaskResult
 from policies.training.calibrate import Interval
 from policies.training.scoring.contest import LEVELS, ORACLE, POLICY, ZERO, Band, Result, band
 from policies.training.scoring.hulls import hull
@@ -37,7 +37,8 @@ def report(found: Evaluation) -> str:
 def _heading(found: Evaluation) -> str:
     field = found.contest.field
     sizes = ", ".join(
-        f"{name} ({size:g}B)" for name, size in zip(field.models, field.params_b, strict=True)
+        name if math.isnan(size) else f"{name} ({size:g}B)"
+        for name, size in zip(field.models, field.params_b.tolist(), strict=True)
     )
     lines = [f"{len(found.rows)} rows; models: {sizes}"]
     if found.left_out:
@@ -146,7 +147,7 @@ def _share(figure: Interval) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    return "" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
 # ------------------------------------------------------------------------------------- both forms
@@ -210,7 +211,7 @@ def _ends(figure: Interval) -> tuple[float, float, float]:
 def warnings(found: Evaluation) -> Iterator[str]:
     """What makes the figures worth less, or says something of the policy."""
     pair = found.contest.field.pair
-    if pair and math.isnan(found.result.values.get(f"{POLICY}/apgr", 0.0)):
+    if pair and math.isnan(found.result.values[f"{LENGTH}/apgr"]):
         yield "the large model is no better than the small one here: APGR and CPT mean nothing"
     if chance := [task for task, one in found.tasks.items() if _at_chance(one, pair)]:
         yield (

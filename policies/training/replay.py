@@ -247,7 +247,7 @@ class _Performance:
                 pass
             case _:
                 kind = type(step).__name__
-                raise ReplayError(f"{target} needs token ids ({kind}): rows hold texts only")
+                raise ReplayError(f"{target} asks a backend for what rows do not hold ({kind})")
         return None
 
     def _open(self, step: Open, target: str) -> Attempt:

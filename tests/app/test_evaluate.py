@@ -268,6 +268,31 @@ def test_an_artifact_that_no_policy_takes_is_refused(rows: str, said: Said, tmp_
     assert "tandem: --policy" in said()[1]
 
 
+def test_models_of_unknown_size_are_a_pair_by_price_or_by_worth(tmp_path: Path, said: Said) -> None:
+    made = [
+        {"prompt": row["prompt"], "score/gpt-4-1106-preview": row["score/model-70b"],
+         "score/mixtral-8x7b": row["score/model-8b"], "score/strange": row["score/model-8b"]}
+        for row in outcomes()
+    ]  # fmt: skip
+    held = str(written(tmp_path / "closed.jsonl", made))
+    for models, unit in (
+        ("gpt-4-1106-preview,mixtral-8x7b", "USD per million tokens"),
+        ("gpt-4-1106-preview,strange", "rank by mean score"),
+    ):
+        block = "{use: direct, model: gpt-4-1106-preview}"
+        assert evaluate("--rows", held, "--policy", block, "--models", models) == 0
+        out, _ = said()
+        assert unit in out
+        assert "policy" in out
+        assert " 100.0%" in next(line for line in out.splitlines() if line.startswith("policy"))
+    text = "{use: direct, model: mixtral-8x7b}"
+    pair = "gpt-4-1106-preview,mixtral-8x7b"
+    assert evaluate("--rows", held, "--policy", text, "--pair", pair) == 0
+    out, err = said()
+    assert "the large model is no better" in err
+    assert " 100.0%" in next(line for line in out.splitlines() if line.startswith("policy"))
+
+
 # ------------------------------------------------------------------------------------- from a log
 
 
