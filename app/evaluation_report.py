@@ -17,7 +17,7 @@ from policies.training.scoring.picture import Picture, Point, draw
 from policies.training.scoring.trails import Floats, walked
 from policies.training.scoring.trails import trail as trail_of
 
-__all__ = ["figures", "plot", "report", "warnings"]
+__all__ = ["figures", "plain", "plot", "report", "warnings"]
 
 SHARE = "large share"
 PAIR_FIGURES = ("apgr", *LEVELS, "aiq")
@@ -267,11 +267,11 @@ def figures(found: Evaluation) -> dict[str, Any]:
         "way": found.result.interval(f"{POLICY}/way"),
         "rankings": [*_ranked(field.pair, found.result, found.rankers)],
         "tasks": {task: _task(one, field.pair, found) for task, one in found.tasks.items()},
-        "curves": _plain({**_curves(found), **_lines(found)}),
+        "curves": plain({**_curves(found), **_lines(found)}),
         "warnings": [*warnings(found)],
     }
-    plain: dict[str, Any] = _plain(whole)
-    return plain
+    found_: dict[str, Any] = plain(whole)
+    return found_
 
 
 def _task(one: TaskResult, pair: bool, found: Evaluation) -> dict[str, Any]:
@@ -285,20 +285,20 @@ def _task(one: TaskResult, pair: bool, found: Evaluation) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """As JSON has it: NaN is null."""
     match value:
         case Interval():
-            return _plain({"value": value.value, "low": value.low, "high": value.high})
+            return plain({"value": value.value, "low": value.low, "high": value.high})
         case Band():
             parts = {"place": value.places, "score": value.quality}
             if value.low is not value.quality:
                 parts |= {"low": value.low, "high": value.high}
-            return _plain(parts)
+            return plain(parts)
         case Mapping():
-            return {key: _plain(held) for key, held in value.items()}
+            return {key: plain(held) for key, held in value.items()}
         case list() | tuple() | np.ndarray():
-            return [_plain(held) for held in value]
+            return [plain(held) for held in value]
         case float():
             return None if math.isnan(value) else float(value)
         case _:

@@ -80,12 +80,15 @@ class _Source:
     config: Config | None = None
 
 
-def judged(options: argparse.Namespace, held: Sequence[str]) -> Judged:
-    """The policy of the command line, among the models `held` by the rows (or by a log).
+def judged(options: argparse.Namespace, held: Sequence[str], *, logged: bool = False) -> Judged:
+    """The policy of the command line, among the models `held` by the rows.
 
-    Raises `JudgedError`, `RowsError` or `ConfigError`.
+    Of a log (`logged`) these are the arms, and the models of a configuration are there too: it may
+    send requests where the log never did. Raises `JudgedError`, `RowsError` or `ConfigError`.
     """
     source = _source(options)
+    if logged and source.config is not None:
+        held = [*dict.fromkeys([*held, *source.config.models])]
     if source.name in (held if source.config is None else ()):
         raise JudgedError(f"a model is called {source.name}, as the policy is: see --as")
     names = names_of(options, held, source.config)

@@ -371,6 +371,41 @@ def test_a_log_without_scores_is_worth_its_costs(tmp_path: Path, said: Said) -> 
     assert "cost (USD), 600 decisions" in out
 
 
+def test_a_configuration_may_lead_where_the_log_never_went(tmp_path: Path, said: Said) -> None:
+    log = traffic(tmp_path, EVEN)
+    config = tmp_path / "gateway.yaml"
+    config.write_text(
+        "models: {big: {backends: [http://a], served_as: model-70b}, new: {backends: [http://b]}}\n"
+        "policies: {it: {use: direct, model: big}, other: {use: direct, model: new}}\n"
+        "default: it\n",
+        encoding="utf-8",
+    )
+    options = ("--log", log, "--config", str(config))
+    mapped = ("--as", "big=model-70b", "--json")
+    assert evaluate(*options, "--policy", "it", *mapped) == 0
+    whole = json.loads(said()[0])
+    assert whole["arms"] == ["model-8b", "model-70b"]
+    assert whole["score"]["snips"]["value"] == pytest.approx(0.9, abs=0.05)
+    assert evaluate(*options, "--policy", "other") == 1
+    assert "choosing (new): let a share of the traffic explore" in said()[1]
+
+
+def test_what_the_logged_policy_expected_is_a_model_of_the_outcomes(
+    tmp_path: Path, said: Said
+) -> None:
+    log = Path(traffic(tmp_path, EVEN))
+    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    for line in lines:
+        if "body" in line:
+            hard = "hard" in json.dumps(line["body"])
+            line["expected"] = {"model-8b": 0.2 if hard else 0.9, "model-70b": 0.9}
+    written(log, lines)
+    assert evaluate("--log", str(log), "--policy", LARGE, "--json") == 0
+    whole = json.loads(said()[0])
+    assert whole["outcome_model"] == "expected"
+    assert whole["score"]["dr"]["low"] < 0.9 < whole["score"]["dr"]["high"]
+
+
 # --------------------------------------------------------------------------------------- the rows
 
 
