@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--config", type=Path, metavar="FILE", help="the gateway.yaml that holds the policy")
     setting = "a setting of the policy, over those of the artifact or block; may be repeated"
     add("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help=setting)
-    mapped = "a model of the policy and the rows' name of it; may be repeated"
+    mapped = "a model of the policy and the rows' name of it: then only these; may be repeated"
     add("--as", dest="mapped", action="append", default=[], metavar="NAME=COLUMN", help=mapped)
     models = parser.add_mutually_exclusive_group()
     several = "only these models; default: those that the policy ranks, or all"

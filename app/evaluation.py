@@ -238,7 +238,10 @@ def _nearest(rows: Rows, method: Method, embed: Embed) -> Floats:
 def _tasks(
     rows: Rows, contest: Contest, replay: Replayed, method: Method
 ) -> Iterator[tuple[str, TaskResult | None]]:
-    """Each task by itself: its lots have the policy's shares there. None for one of few rows."""
+    """Each task by itself, without areas: its lots have the policy's shares there.
+
+    None for a task of few rows.
+    """
     names = np.asarray(rows.tasks or ())
     kinds = np.unique(names)
     if len(kinds) < 2:
@@ -250,5 +253,5 @@ def _tasks(
             continue
         alone = contest.field.of(mine)
         rankers = {name: expected[mine] for name, expected in contest.rankers.items()}
-        held = Contest(alone, _ways(alone, _rows(replay, mine)), rankers)
+        held = Contest(alone, _ways(alone, _rows(replay, mine)), rankers, areas=False)
         yield task, TaskResult(len(mine), held.held(method.draws, method.seed))

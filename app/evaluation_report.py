@@ -189,14 +189,15 @@ def _ranked(pair: bool, result: Result, rankers: Sequence[str]) -> Iterator[dict
     """Every ranking's figures, with how far the policy's are above them."""
     told = POLICY in rankers
     for name in [*rankers, ZERO, ORACLE]:
-        names = PAIR_FIGURES if pair and name in rankers else ("aiq",)
+        names = [figure for figure in PAIR_FIGURES if f"{name}/{figure}" in result.values]
         figures = {figure: result.interval(f"{name}/{figure}") for figure in names}
         above: dict[str, Interval] = {}
         if told and name != POLICY:
             above = {
                 figure: result.above(f"{POLICY}/{figure}", f"{name}/{figure}") for figure in names
             }
-        yield {"name": name, "figures": figures, "policy_above": above}
+        if figures:
+            yield {"name": name, "figures": figures, "policy_above": above}
     if pair:
         own = result.interval(f"{POLICY}/apgr") if told else None
         lots = Interval(0.5, 0.5, 0.5)

@@ -182,7 +182,8 @@ def _source(options: argparse.Namespace) -> _Source:
     stated: str = options.policy
     if options.config is not None:
         return _configured(stated, options.config)
-    block = _artifact(stated) if Path(stated).is_dir() else _block(stated)
+    inline = stated.lstrip().startswith("{")
+    block = _artifact(stated) if not inline and Path(stated).is_dir() else _block(stated)
     block |= _settings(options.settings)
     policy, complaints = build_policy(block, TABLE)
     if policy is None:

@@ -231,6 +231,12 @@ def test_a_policy_of_a_configuration_is_judged(rows: str, said: Said, tmp_path: 
     assert "has no policy none: it has half, inner, lost" in said()[1]
 
 
+def test_a_long_block_is_no_path(rows: str, said: Said) -> None:
+    block = f"{{use: split, salt: {'x' * 5_000}, weights: {{model-8b: 1}}}}"
+    assert evaluate("--rows", rows, "--policy", block) == 0
+    assert "200 rows" in said()[0]
+
+
 def test_a_setting_can_be_changed(rows: str, said: Said) -> None:
     block = "{use: split, weights: {model-8b: 1}}"
     assert evaluate("--rows", rows, "--policy", block, "--set", "weights={model-70b: 1}") == 0
