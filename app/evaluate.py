@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from policies.training.outcomes.rows import Rows
     from policies.training.scoring.neighbours import Embed
 
-UNITS = ("usd", "work", "parameters")
+UNITS = ("usd", "work", "parameters", "price", "rank")
 """Of `policies.training.outcomes.costs.Unit`, which is not imported for `--help`."""
 
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--config", type=Path, metavar="FILE", help="the gateway.yaml that holds the policy")
     setting = "a setting of the policy, over those of the artifact or block; may be repeated"
     add("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help=setting)
-    mapped = "a model of the policy and the rows' name of it; may be repeated"
+    mapped = "a model of the policy and the rows' name of it: then only these; may be repeated"
     add("--as", dest="mapped", action="append", default=[], metavar="NAME=COLUMN", help=mapped)
     models = parser.add_mutually_exclusive_group()
     several = "only these models; default: those that the policy ranks, or all"
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     models.add_argument("--pair", type=_pair, metavar="SMALL,LARGE", help=pair)
     params = "active parameters of a model that the table does not know; may be repeated"
     add("--params", action="append", default=[], metavar="NAME=BILLIONS", help=params)
-    unit = "what a cost is counted in (default: the first of these that the rows hold)"
+    unit = "what a cost is counted in (default: the first that is known of every model)"
     add("--cost", choices=UNITS, help=unit)
     train = "the rows that k-NN learns from, such as the policy's; may be repeated"
     add("--train", type=Path, nargs="+", action="extend", default=[], metavar="FILE", help=train)

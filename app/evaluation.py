@@ -5,8 +5,9 @@ Gives an `Evaluation`, which `app.evaluation_report` prints. Knows no option of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -96,8 +97,9 @@ def evaluated(judged: Judged, held: Rows, method: Method) -> Evaluation:
         rows = _complete(rows)
     bar = _bar(method, "replaying", len(rows))
     replay = replayed(judged.name, rows, judged.stage, method.seed, bar)
-    chosen = _models(names, replay)
-    rows, replay, params_b = _among(rows, replay, chosen, np.asarray(names.params_b))
+    order = _order(names, rows, _models(names, replay))
+    rows = rows.of([rows.models[place] for place in order])
+    replay = _columns(replay, order)
     known = np.flatnonzero(~np.isnan(rows.scores).any(axis=1))
     if not len(known):
         raise RowsError(
@@ -105,7 +107,9 @@ def evaluated(judged: Judged, held: Rows, method: Method) -> Evaluation:
         )
     left_out = len(held) - len(known)
     rows, replay = rows.at(known), _rows(replay, known)
-    costs = costs_of(rows, params_b.tolist(), method.unit)
+    params_b = np.asarray([names.params_b[place] for place in order])
+    prices = [names.prices[place] for place in order]
+    costs = costs_of(rows, params_b.tolist(), prices, method.unit)
     number = np.unique(rows.tasks or ("",) * len(rows), return_inverse=True)[1]
     by_share = len(rows.models) == 2 and bool(np.allclose(replay.asked.sum(axis=1), 1))
     field_ = Field(
@@ -155,20 +159,28 @@ def _models(names: Names, replay: Replayed) -> Sequence[int]:
     return [number for number in everybody if told[number] or taken[number]]
 
 
-def _among(
-    rows: Rows, replay: Replayed, chosen: Sequence[int], params_b: Floats
-) -> tuple[Rows, Replayed, Floats]:
-    """Only these models; of two the smaller one first."""
-    order = list(chosen)
-    if len(order) == 2 and params_b[order[0]] > params_b[order[1]]:
-        order.reverse()
-    among = Replayed(
-        replay.chances[:, order],
-        replay.asked[:, order],
-        replay.expected[:, order],
-        replay.reasons,
+def _order(names: Names, rows: Rows, places: Sequence[int]) -> Sequence[int]:
+    """Of two models the small one first: the smaller, else the cheaper, else the worse."""
+    if len(places) != 2 or names.pair:
+        return places
+    sizes = [names.params_b[place] for place in places]
+    prices = [names.prices[place] for place in places]
+    by: Sequence[float] = np.nanmean(rows.scores[:, list(places)], axis=0).tolist()
+    if not any(map(math.isnan, sizes)) and sizes[0] != sizes[1]:
+        by = sizes
+    elif None not in prices and prices[0] != prices[1]:
+        by = [price.output for price in prices if price is not None]
+    return places if by[0] <= by[1] else places[::-1]
+
+
+def _columns(replay: Replayed, places: Sequence[int]) -> Replayed:
+    chosen = list(places)
+    return replace(
+        replay,
+        chances=replay.chances[:, chosen],
+        asked=replay.asked[:, chosen],
+        expected=replay.expected[:, chosen],
     )
-    return rows.of([rows.models[number] for number in order]), among, params_b[order]
 
 
 def _rows(replay: Replayed, rows: Integers) -> Replayed:
@@ -226,7 +238,10 @@ def _nearest(rows: Rows, method: Method, embed: Embed) -> Floats:
 def _tasks(
     rows: Rows, contest: Contest, replay: Replayed, method: Method
 ) -> Iterator[tuple[str, TaskResult | None]]:
-    """Each task by itself: its lots have the policy's shares there. None for one of few rows."""
+    """Each task by itself, without areas: its lots have the policy's shares there.
+
+    None for a task of few rows.
+    """
     names = np.asarray(rows.tasks or ())
     kinds = np.unique(names)
     if len(kinds) < 2:
@@ -238,5 +253,5 @@ def _tasks(
             continue
         alone = contest.field.of(mine)
         rankers = {name: expected[mine] for name, expected in contest.rankers.items()}
-        held = Contest(alone, _ways(alone, _rows(replay, mine)), rankers)
+        held = Contest(alone, _ways(alone, _rows(replay, mine)), rankers, areas=False)
         yield task, TaskResult(len(mine), held.held(method.draws, method.seed))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from app.evaluation import Method
+from app.evaluation_report import plain
 from app.judged import Judged, JudgedError, judged
 from policies.training.calibrate import Interval
 from policies.training.decisions import Decisions, Logged
@@ -40,12 +41,13 @@ class Found:
     score: Estimates | None
     cost: Estimates | None
     model: str
-    """What the outcome model of DR is: `ridge` on vectors of the prompts, or the arms' `means`."""
+    """What the outcome model of DR is: `ridge` on vectors of the prompts, what the logged policy
+    `expected`, or the arms' `means`."""
 
 
 def judge_log(options: argparse.Namespace, decisions: Decisions, method: Method) -> Found:
     """Judge the policy on logged decisions; raises `JudgedError`, `RowsError` or `ConfigError`."""
-    policy = judged(options, decisions.arms)
+    policy = judged(options, decisions.arms, logged=True)
     target = [_chances(policy, one) for one in method.watch(
         decisions.usable, "replaying", len(decisions.usable)
     )]  # fmt: skip
@@ -53,8 +55,10 @@ def judge_log(options: argparse.Namespace, decisions: Decisions, method: Method)
     whole = _log(decisions.usable, target, arms)
     _check_support(whole, decisions, arms)
     kind, features = _features(decisions.usable, method)
-    score = _estimates("score", whole, decisions, features, method)
-    cost = _estimates("cost", whole, decisions, features, method)
+    stated = _expected(decisions.usable, arms) if method.embed is None else None
+    kind = kind if stated is None else "expected"
+    score = _estimates("score", whole, decisions, (features, stated), method)
+    cost = _estimates("cost", whole, decisions, (features, None), method)
     if score is None and cost is None:
         raise JudgedError("no decision has a score or a cost: give scores with --scores FILE")
     return Found(policy, decisions, arms, score, cost, kind)
@@ -72,26 +76,35 @@ def _check_support(log: Log, decisions: Decisions, arms: Sequence[str]) -> None:
 
 
 def _estimates(
-    name: str, whole: Log, decisions: Decisions, features: Floats, method: Method
+    name: str,
+    whole: Log,
+    decisions: Decisions,
+    told: tuple[Floats, Floats | None],
+    method: Method,
 ) -> Estimates | None:
-    """Of one outcome, over the decisions of which it is known; None if it is of none."""
+    """Of one outcome, over the decisions of which it is known; None if it is of none.
+
+    `told` are the prompts' features, and what is expected of each arm if that was logged.
+    """
+    features, stated = told
     values = np.asarray([getattr(one, name) for one in decisions.usable], dtype=np.float64)
     known = np.flatnonzero(~np.isnan(values))
     if not len(known):
         return None
     log = _of(whole, values, known)
-    model = outcome_model(log, features[known], method.seed)
+    model = outcome_model(log, features[known], method.seed) if stated is None else stated[known]
     return estimated(log, model, method.draws, method.seed)
 
 
 def _chances(policy: Judged, one: Logged) -> Mapping[str, float]:
-    """The chances of all arms under the policy."""
-    stage = policy.stage
+    """The chances of all arms under the policy, called as the log calls them."""
+    stage, columns = policy.stage, policy.names.columns
     try:
-        return decided(policy.name, one.request, stage.targets, stage.fleet).chances
+        chances = decided(policy.name, one.request, stage.targets, stage.fleet).chances
     except KeyError as error:
         known = ", ".join(stage.fleet.models)
         raise JudgedError(f"the policy asks {error.args[0]}, and the log knows {known}") from None
+    return {columns.get(arm, arm): chance for arm, chance in chances.items()}
 
 
 def _log(
@@ -119,6 +132,13 @@ def _features(usable: Sequence[Logged], method: Method) -> tuple[str, Floats]:
         return "means", np.zeros((len(usable), 1))
     texts = [asked(tuple(one.request.body["messages"])) for one in usable]
     return "ridge", np.asarray(method.embed(texts), dtype=np.float64)
+
+
+def _expected(usable: Sequence[Logged], arms: Sequence[str]) -> Floats | None:
+    """What the policy that was logged expected of every arm, [n, k], if it always said so."""
+    if not all(arm in one.expected for one in usable for arm in arms):
+        return None
+    return np.asarray([[one.expected[arm] for arm in arms] for one in usable], dtype=np.float64)
 
 
 # ------------------------------------------------------------------------------------- the report
@@ -153,7 +173,7 @@ def _shown(figure: Interval) -> str:
 
 def figures(found: Found) -> dict[str, Any]:
     """All of it, for programs."""
-    return {
+    whole: dict[str, Any] = {
         "decisions": len(found.decisions.usable),
         "left_out": dict(found.decisions.left_out),
         "arms": [*found.arms],
@@ -163,6 +183,7 @@ def figures(found: Found) -> dict[str, Any]:
         "cost": None if found.cost is None else asdict(found.cost),
         "warnings": [*warnings(found)],
     }
+    return {name: plain(value) for name, value in whole.items()}
 
 
 def warnings(found: Found) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from app.evaluation import NEAREST, RANDOM, Evaluation, TaskResult
+from app.evaluation import LENGTH, NEAREST, RANDOM, Evaluation, TaskResult
 from policies.training.calibrate import Interval
 from policies.training.scoring.contest import LEVELS, ORACLE, POLICY, ZERO, Band, Result, band
 from policies.training.scoring.hulls import hull
@@ -17,7 +17,7 @@ from policies.training.scoring.picture import Picture, Point, draw
 from policies.training.scoring.trails import Floats, walked
 from policies.training.scoring.trails import trail as trail_of
 
-__all__ = ["figures", "plot", "report", "warnings"]
+__all__ = ["figures", "plain", "plot", "report", "warnings"]
 
 SHARE = "large share"
 PAIR_FIGURES = ("apgr", *LEVELS, "aiq")
@@ -37,7 +37,8 @@ def report(found: Evaluation) -> str:
 def _heading(found: Evaluation) -> str:
     field = found.contest.field
     sizes = ", ".join(
-        f"{name} ({size:g}B)" for name, size in zip(field.models, field.params_b, strict=True)
+        name if math.isnan(size) else f"{name} ({size:g}B)"
+        for name, size in zip(field.models, field.params_b.tolist(), strict=True)
     )
     lines = [f"{len(found.rows)} rows; models: {sizes}"]
     if found.left_out:
@@ -146,7 +147,7 @@ def _share(figure: Interval) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    return "" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
 # ------------------------------------------------------------------------------------- both forms
@@ -188,14 +189,15 @@ def _ranked(pair: bool, result: Result, rankers: Sequence[str]) -> Iterator[dict
     """Every ranking's figures, with how far the policy's are above them."""
     told = POLICY in rankers
     for name in [*rankers, ZERO, ORACLE]:
-        names = PAIR_FIGURES if pair and name in rankers else ("aiq",)
+        names = [figure for figure in PAIR_FIGURES if f"{name}/{figure}" in result.values]
         figures = {figure: result.interval(f"{name}/{figure}") for figure in names}
         above: dict[str, Interval] = {}
         if told and name != POLICY:
             above = {
                 figure: result.above(f"{POLICY}/{figure}", f"{name}/{figure}") for figure in names
             }
-        yield {"name": name, "figures": figures, "policy_above": above}
+        if figures:
+            yield {"name": name, "figures": figures, "policy_above": above}
     if pair:
         own = result.interval(f"{POLICY}/apgr") if told else None
         lots = Interval(0.5, 0.5, 0.5)
@@ -210,7 +212,7 @@ def _ends(figure: Interval) -> tuple[float, float, float]:
 def warnings(found: Evaluation) -> Iterator[str]:
     """What makes the figures worth less, or says something of the policy."""
     pair = found.contest.field.pair
-    if pair and math.isnan(found.result.values.get(f"{POLICY}/apgr", 0.0)):
+    if pair and math.isnan(found.result.values[f"{LENGTH}/apgr"]):
         yield "the large model is no better than the small one here: APGR and CPT mean nothing"
     if chance := [task for task, one in found.tasks.items() if _at_chance(one, pair)]:
         yield (
@@ -266,11 +268,11 @@ def figures(found: Evaluation) -> dict[str, Any]:
         "way": found.result.interval(f"{POLICY}/way"),
         "rankings": [*_ranked(field.pair, found.result, found.rankers)],
         "tasks": {task: _task(one, field.pair, found) for task, one in found.tasks.items()},
-        "curves": _plain({**_curves(found), **_lines(found)}),
+        "curves": plain({**_curves(found), **_lines(found)}),
         "warnings": [*warnings(found)],
     }
-    plain: dict[str, Any] = _plain(whole)
-    return plain
+    found_: dict[str, Any] = plain(whole)
+    return found_
 
 
 def _task(one: TaskResult, pair: bool, found: Evaluation) -> dict[str, Any]:
@@ -284,20 +286,20 @@ def _task(one: TaskResult, pair: bool, found: Evaluation) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """As JSON has it: NaN is null."""
     match value:
         case Interval():
-            return _plain({"value": value.value, "low": value.low, "high": value.high})
+            return plain({"value": value.value, "low": value.low, "high": value.high})
         case Band():
             parts = {"place": value.places, "score": value.quality}
             if value.low is not value.quality:
                 parts |= {"low": value.low, "high": value.high}
-            return _plain(parts)
+            return plain(parts)
         case Mapping():
-            return {key: _plain(held) for key, held in value.items()}
+            return {key: plain(held) for key, held in value.items()}
         case list() | tuple() | np.ndarray():
-            return [_plain(held) for held in value]
+            return [plain(held) for held in value]
         case float():
             return None if math.isnan(value) else float(value)
         case _:

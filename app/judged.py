@@ -7,6 +7,7 @@ block of settings. The models it knows by its own names are found among the rows
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Judged", "JudgedError", "Names", "judged", "names_of"]
 
 FREE = Price()
+UNKNOWN = 1.0
+"""Billions of parameters that a model is taken to have, as in a configuration that does not say."""
 
 
 class JudgedError(Exception):
@@ -42,13 +45,15 @@ class JudgedError(Exception):
 class Names:
     """How models are called: `columns` holds the rows' name of each, by the policy's name.
 
-    `chosen`: the models were named on the command line, none is to be left out.
+    `params_b` are billions, NaN where nobody knows, as `prices` are None. `chosen`: the models were
+    named on the command line, none is to be left out; `pair`: so is which of the two is small.
     """
 
     columns: Mapping[str, str]
     params_b: Sequence[float]
-    prices: Sequence[Price]
+    prices: Sequence[Price | None]
     chosen: bool
+    pair: bool = False
 
     def of(self, rows: Rows) -> Rows:
         """The rows of these models, under the policy's names."""
@@ -75,17 +80,24 @@ class _Source:
     config: Config | None = None
 
 
-def judged(options: argparse.Namespace, held: Sequence[str]) -> Judged:
-    """The policy of the command line, among the models `held` by the rows (or by a log).
+def judged(options: argparse.Namespace, held: Sequence[str], *, logged: bool = False) -> Judged:
+    """The policy of the command line, among the models `held` by the rows.
 
-    Raises `JudgedError`, `RowsError` or `ConfigError`.
+    Of a log (`logged`) these are the arms, and the models of a configuration are there too: it may
+    send requests where the log never did. Raises `JudgedError`, `RowsError` or `ConfigError`.
     """
     source = _source(options)
+    if logged and source.config is not None:
+        held = [*dict.fromkeys([*held, *source.config.models])]
     if source.name in (held if source.config is None else ()):
         raise JudgedError(f"a model is called {source.name}, as the policy is: see --as")
     names = names_of(options, held, source.config)
     models = {name: TABLE[MODEL](model=name) for name in names.columns}  # type: ignore[call-arg]  # `direct` has this field
-    fleet = fleet_of([*names.columns], names.params_b, names.prices)
+    fleet = fleet_of(
+        [*names.columns],
+        [UNKNOWN if math.isnan(size) else size for size in names.params_b],
+        [price or FREE for price in names.prices],
+    )
     stage = Stage(MappingProxyType({**models, **source.policies}), fleet)
     if source.config is None:
         _check_references(source, [*names.columns])
@@ -121,6 +133,7 @@ def names_of(
         _params(columns, config, told(options.params)),
         [_price(name, column, config) for name, column in columns.items()],
         chosen=bool(named or mapped),
+        pair=bool(options.pair),
     )
 
 
@@ -145,11 +158,11 @@ def _params(
     return active([*columns.values()], {**stated, **own})
 
 
-def _price(name: str, column: str, config: Config | None) -> Price:
+def _price(name: str, column: str, config: Config | None) -> Price | None:
     if config is not None and name in config.models:
         price = config.models[name].price
         return Price(price.input, price.output)
-    return facts(column).price or FREE
+    return facts(column).price
 
 
 def _mapped(stated: Sequence[str]) -> dict[str, str]:
@@ -169,7 +182,8 @@ def _source(options: argparse.Namespace) -> _Source:
     stated: str = options.policy
     if options.config is not None:
         return _configured(stated, options.config)
-    block = _artifact(stated) if Path(stated).is_dir() else _block(stated)
+    inline = stated.lstrip().startswith("{")
+    block = _artifact(stated) if not inline and Path(stated).is_dir() else _block(stated)
     block |= _settings(options.settings)
     policy, complaints = build_policy(block, TABLE)
     if policy is None:

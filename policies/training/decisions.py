@@ -91,7 +91,7 @@ def read_decisions(files: Sequence[Path], scores: Sequence[Path] = (), seed: int
 
 def _lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
-        written = file.read_bytes().splitlines()
+        written = file.read_bytes().rstrip(b"\n").split(b"\n")
     except OSError as error:
         raise RowsError.at(file, error.strerror or str(error)) from None
     for number, text in enumerate(written, start=1):

@@ -172,7 +172,10 @@ class _Replay:
         try:
             return decided(self._name, request, self._stage.targets, self._stage.fleet)
         except KeyError as error:
-            raise ReplayError(_missing(str(error.args[0]))) from None
+            named = str(error.args[0])
+            if named in self._stage.targets:
+                raise
+            raise ReplayError(_missing(named)) from None
 
     def _performed(self, arm: str, number: int, request: Request) -> _Performance:
         if arm not in self._stage.targets or arm in self._stage.fleet.models:
@@ -247,7 +250,7 @@ class _Performance:
                 pass
             case _:
                 kind = type(step).__name__
-                raise ReplayError(f"{target} needs token ids ({kind}): rows hold texts only")
+                raise ReplayError(f"{target} asks a backend for what rows do not hold ({kind})")
         return None
 
     def _open(self, step: Open, target: str) -> Attempt:

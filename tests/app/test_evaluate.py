@@ -231,6 +231,12 @@ def test_a_policy_of_a_configuration_is_judged(rows: str, said: Said, tmp_path: 
     assert "has no policy none: it has half, inner, lost" in said()[1]
 
 
+def test_a_long_block_is_no_path(rows: str, said: Said) -> None:
+    block = f"{{use: split, salt: {'x' * 5_000}, weights: {{model-8b: 1}}}}"
+    assert evaluate("--rows", rows, "--policy", block) == 0
+    assert "200 rows" in said()[0]
+
+
 def test_a_setting_can_be_changed(rows: str, said: Said) -> None:
     block = "{use: split, weights: {model-8b: 1}}"
     assert evaluate("--rows", rows, "--policy", block, "--set", "weights={model-70b: 1}") == 0
@@ -266,6 +272,31 @@ def test_what_cannot_be_judged_is_told_in_a_line(
 def test_an_artifact_that_no_policy_takes_is_refused(rows: str, said: Said, tmp_path: Path) -> None:
     assert evaluate("--rows", rows, "--policy", str(tmp_path)) == 1
     assert "tandem: --policy" in said()[1]
+
+
+def test_models_of_unknown_size_are_a_pair_by_price_or_by_worth(tmp_path: Path, said: Said) -> None:
+    made = [
+        {"prompt": row["prompt"], "score/gpt-4-1106-preview": row["score/model-70b"],
+         "score/mixtral-8x7b": row["score/model-8b"], "score/strange": row["score/model-8b"]}
+        for row in outcomes()
+    ]  # fmt: skip
+    held = str(written(tmp_path / "closed.jsonl", made))
+    for models, unit in (
+        ("gpt-4-1106-preview,mixtral-8x7b", "USD per million tokens"),
+        ("gpt-4-1106-preview,strange", "rank by mean score"),
+    ):
+        block = "{use: direct, model: gpt-4-1106-preview}"
+        assert evaluate("--rows", held, "--policy", block, "--models", models) == 0
+        out, _ = said()
+        assert unit in out
+        assert "policy" in out
+        assert " 100.0%" in next(line for line in out.splitlines() if line.startswith("policy"))
+    text = "{use: direct, model: mixtral-8x7b}"
+    pair = "gpt-4-1106-preview,mixtral-8x7b"
+    assert evaluate("--rows", held, "--policy", text, "--pair", pair) == 0
+    out, err = said()
+    assert "the large model is no better" in err
+    assert " 100.0%" in next(line for line in out.splitlines() if line.startswith("policy"))
 
 
 # ------------------------------------------------------------------------------------- from a log
@@ -344,6 +375,41 @@ def test_a_log_without_scores_is_worth_its_costs(tmp_path: Path, said: Said) -> 
     out, err = said()
     assert "no decision has a score" in err
     assert "cost (USD), 600 decisions" in out
+
+
+def test_a_configuration_may_lead_where_the_log_never_went(tmp_path: Path, said: Said) -> None:
+    log = traffic(tmp_path, EVEN)
+    config = tmp_path / "gateway.yaml"
+    config.write_text(
+        "models: {big: {backends: [http://a], served_as: model-70b}, new: {backends: [http://b]}}\n"
+        "policies: {it: {use: direct, model: big}, other: {use: direct, model: new}}\n"
+        "default: it\n",
+        encoding="utf-8",
+    )
+    options = ("--log", log, "--config", str(config))
+    mapped = ("--as", "big=model-70b", "--json")
+    assert evaluate(*options, "--policy", "it", *mapped) == 0
+    whole = json.loads(said()[0])
+    assert whole["arms"] == ["model-8b", "model-70b"]
+    assert whole["score"]["snips"]["value"] == pytest.approx(0.9, abs=0.05)
+    assert evaluate(*options, "--policy", "other") == 1
+    assert "choosing (new): let a share of the traffic explore" in said()[1]
+
+
+def test_what_the_logged_policy_expected_is_a_model_of_the_outcomes(
+    tmp_path: Path, said: Said
+) -> None:
+    log = Path(traffic(tmp_path, EVEN))
+    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    for line in lines:
+        if "body" in line:
+            hard = "hard" in json.dumps(line["body"])
+            line["expected"] = {"model-8b": 0.2 if hard else 0.9, "model-70b": 0.9}
+    written(log, lines)
+    assert evaluate("--log", str(log), "--policy", LARGE, "--json") == 0
+    whole = json.loads(said()[0])
+    assert whole["outcome_model"] == "expected"
+    assert whole["score"]["dr"]["low"] < 0.9 < whole["score"]["dr"]["high"]
 
 
 # --------------------------------------------------------------------------------------- the rows

@@ -3,12 +3,13 @@
 In USD where the rows say so. Else in *parameters*: what a model has active, in billions, times the
 tokens of its answer where their number can be told from its length (a token is four characters),
 times 1 where it cannot. That is work and not money, but the same everywhere (R2R, arXiv 2505.21600,
-counts so too).
+counts so too). Where a model's size is not known, in its list price; where that is not known
+either, in ranks, which is enough for a share of the better of two models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from policies.training.outcomes.errors import RowsError
 from policies.training.outcomes.rows import Floats, Rows
+from router.fleet import Price
 
 __all__ = ["Costs", "Unit", "costs_of"]
 
@@ -32,6 +34,10 @@ class Unit(StrEnum):
     """Billions of active parameters times tokens of the answer."""
     PARAMETERS = "parameters"
     """Billions of active parameters."""
+    PRICE = "price"
+    """USD per million tokens of an answer."""
+    RANK = "rank"
+    """1 for the model with the lowest mean score, 2 for the next: an order, not an amount."""
 
     @property
     def said(self) -> str:
@@ -40,6 +46,8 @@ class Unit(StrEnum):
             Unit.USD: "USD per request",
             Unit.WORK: "parameters x tokens per request (billions)",
             Unit.PARAMETERS: "active parameters per request (billions)",
+            Unit.PRICE: "USD per million tokens of the answer",
+            Unit.RANK: "rank by mean score",
         }[self]
 
 
@@ -51,22 +59,45 @@ class Costs:
     unit: Unit
 
 
-def costs_of(rows: Rows, params_b: Sequence[float], unit: Unit | None = None) -> Costs:
-    """Each answer's cost; in `unit`, or in the first of USD, work, parameters that the rows allow.
+def costs_of(
+    rows: Rows, params_b: Sequence[float], prices: Sequence[Price | None], unit: Unit | None = None
+) -> Costs:
+    """Each answer's cost in `unit`, or in the first unit in which it is known of every model.
 
-    Raises `RowsError` where `unit` asks for what the rows do not hold.
+    `params_b` are billions, NaN where nobody knows. Raises `RowsError` where `unit` asks for what
+    is not known.
     """
-    lengths = _lengths(rows)
-    if unit is Unit.USD and rows.costs is None:
-        raise RowsError("the rows hold no costs: add columns cost/MODEL, or leave --cost out")
-    if unit is Unit.WORK and lengths is None:
-        raise RowsError("no length of an answer is known: add columns chars/MODEL or output/MODEL")
-    if rows.costs is not None and unit in (None, Unit.USD):
-        return Costs(_known(rows.costs, "cost"), Unit.USD)
-    sizes = np.broadcast_to(np.asarray(params_b, dtype=np.float64), rows.scores.shape)
-    if lengths is None or unit is Unit.PARAMETERS:
-        return Costs(sizes.copy(), Unit.PARAMETERS)
-    return Costs(sizes * np.maximum(_filled(lengths) / CHARACTERS, 1.0), Unit.WORK)
+    known = dict(_known(rows, np.asarray(params_b, dtype=np.float64), prices))
+    if unit is None:
+        unit = next(iter(known))
+    if unit not in known:
+        raise RowsError(f"--cost {unit.value}: {_MISSING[unit]}")
+    return Costs(np.array(np.broadcast_to(known[unit], rows.scores.shape)), unit)
+
+
+_MISSING = {
+    Unit.USD: "the rows hold no costs: add columns cost/MODEL",
+    Unit.WORK: "a size or the answers' lengths are not known: give --params, or chars/MODEL",
+    Unit.PARAMETERS: "a model's size is not known: give --params NAME=BILLIONS",
+    Unit.PRICE: "a model's price is not known",
+}
+
+
+def _known(
+    rows: Rows, params_b: Floats, prices: Sequence[Price | None]
+) -> Iterator[tuple[Unit, Floats]]:
+    """Every unit in which all models' costs are known, the best first."""
+    if rows.costs is not None:
+        yield Unit.USD, _complete(rows.costs)
+    if not np.isnan(params_b).any():
+        lengths = _lengths(rows)
+        if lengths is not None:
+            yield Unit.WORK, params_b * np.maximum(_filled(lengths) / CHARACTERS, 1.0)
+        yield Unit.PARAMETERS, params_b
+    if all(price is not None and price.output for price in prices):
+        yield Unit.PRICE, np.asarray([price.output for price in prices if price is not None])
+    ranks = np.argsort(np.argsort(np.nanmean(rows.scores, axis=0)))
+    yield Unit.RANK, 1.0 + ranks.astype(np.float64)
 
 
 def _lengths(rows: Rows) -> Floats | None:
@@ -78,11 +109,11 @@ def _lengths(rows: Rows) -> Floats | None:
     return np.asarray(sizes, dtype=np.float64)
 
 
-def _known(values: Floats, name: str) -> Floats:
-    if np.isnan(values).any():
-        row, model = np.argwhere(np.isnan(values))[0]
-        raise RowsError(f"row {row + 1}: {name} of model {model + 1} is missing; give all or none")
-    return values
+def _complete(costs: Floats) -> Floats:
+    if np.isnan(costs).any():
+        row, model = np.argwhere(np.isnan(costs))[0]
+        raise RowsError(f"row {row + 1}: cost of model {model + 1} is missing; give all or none")
+    return costs
 
 
 def _filled(lengths: Floats) -> Floats:

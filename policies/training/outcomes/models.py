@@ -8,6 +8,7 @@ and of `30B-A3B` 3 billion are active. How many of `8x7B` are, no name tells.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,15 +64,10 @@ def told(stated: Sequence[str]) -> Mapping[str, float]:
 
 
 def active(models: Sequence[str], stated: Mapping[str, float]) -> list[float]:
-    """Active parameters of each model in billions, `stated` ones first; raises `RowsError`."""
+    """Active parameters of each model in billions, `stated` ones first; NaN where nobody knows."""
     own = {spelled_alike(name): value for name, value in stated.items()}
     found = [own.get(spelled_alike(name)) or facts(name).params_b for name in models]
-    if unknown := [name for name, size in zip(models, found, strict=True) if size is None]:
-        raise RowsError(
-            f"nobody knows how many parameters {unknown[0]} has: say so with "
-            f"--params {unknown[0]}=BILLIONS"
-        )
-    return [size for size in found if size is not None]
+    return [math.nan if size is None else size for size in found]
 
 
 @cache

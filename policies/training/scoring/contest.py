@@ -114,11 +114,15 @@ def singles(field: Field) -> dict[str, Way]:
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """`ways` by name, the single models' apart; `rankers` by name: expected scores [n, k]."""
+    """`ways` by name, the single models' apart; `rankers` by name: expected scores [n, k].
+
+    `areas`: whether AIQ is measured, which takes longer than all the rest.
+    """
 
     field: Field
     ways: Mapping[str, Way]
     rankers: Mapping[str, Floats]
+    areas: bool = True
 
     def held(self, draws: int, seed: int) -> Result:
         """All figures, with so many resamples."""
@@ -154,6 +158,7 @@ class _Prepared:
 
     def __init__(self, contest: Contest) -> None:
         self._field = field = contest.field
+        self._areas = contest.areas
         self._ways = {**singles(field), **contest.ways}
         self._own = POLICY in contest.ways
         self._walks = {name: walk_of(field, given) for name, given in contest.rankers.items()}
@@ -181,7 +186,9 @@ class _Prepared:
         field = self._field
         quality = walked(walk, field.scores, weighed)
         costs = _never_falling(walked(walk, field.costs, weighed))
-        found = {"aiq": _areas(costs, quality, *self._range(weighed))}
+        found: dict[str, Floats] = {}
+        if self._areas:
+            found["aiq"] = _areas(costs, quality, *self._range(weighed))
         shares = walked(walk, field.shares, weighed) if field.pair else costs
         if place is not None:
             found["score"] = at(place, shares if field.by_share else costs, quality)
@@ -199,18 +206,8 @@ class _Prepared:
     def _bounds(self, place: Floats | None, weighed: Floats) -> dict[str, Floats]:
         """The Zero router and the oracle, and where the policy stands between them."""
         field = self._field
-        low, high = self._range(weighed)
         quality = means(field.scores, weighed)
-        costs = means(field.costs, weighed)
-        found = {
-            f"{ZERO}/aiq": _areas(costs, quality, low, high),
-            f"{ORACLE}/aiq": _areas(
-                walked(self._cheapest_best, field.costs, weighed),
-                walked(self._cheapest_best, field.scores, weighed),
-                low,
-                high,
-            ),
-        }
+        found = self._bounding_areas(quality, weighed) if self._areas else {}
         if place is None:
             return found
         places = means(field.places, weighed)
@@ -233,6 +230,15 @@ class _Prepared:
             ),
         }
         return found
+
+    def _bounding_areas(self, quality: Floats, weighed: Floats) -> dict[str, Floats]:
+        low, high = self._range(weighed)
+        best = self._cheapest_best
+        walk = walked(best, self._field.costs, weighed), walked(best, self._field.scores, weighed)
+        return {
+            f"{ZERO}/aiq": _areas(means(self._field.costs, weighed), quality, low, high),
+            f"{ORACLE}/aiq": _areas(*walk, low, high),
+        }
 
 
 def walk_of(field: Field, expected: Floats) -> Trail:

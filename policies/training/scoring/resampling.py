@@ -41,9 +41,8 @@ def weights(
     for begin in range(0, draws, portion):
         drawn = np.zeros((min(portion, draws - begin), units))
         for number in range(len(drawn)):
-            for part in parts:
-                chosen = part[rng.integers(0, len(part), len(part))]
-                drawn[number] += np.bincount(chosen, minlength=units)
+            chosen = [part[rng.integers(0, len(part), len(part))] for part in parts]
+            drawn[number] = np.bincount(np.concatenate(chosen), minlength=units)
         yield drawn if clusters is None else drawn[:, clusters]
 
 

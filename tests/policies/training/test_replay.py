@@ -118,7 +118,7 @@ GRADE: Any = {"by": "large"}
     [
         (Cascade("small", "large", pattern="x"), BARE, "row 1 holds none of small: .*output/small"),
         (Cascade("small", "large", mean_logprob=-0.1), ROWS, "logprobs set"),
-        (Entropy("small", "large", 0.5), ROWS, r"token ids \(Render\)"),
+        (Entropy("small", "large", 0.5), ROWS, r"rows do not hold \(Render\)"),
         (Direct("third"), ROWS, "asks third.*--as third=COLUMN"),
         (Fallback(("third",)), ROWS, "asks third"),
         (Split({"third": 1}), ROWS, "asks third"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,7 @@ def test_a_row_is_asked_as_a_gateway_would_be() -> None:
         ("qwen9-30b-a3b", 3.0),
         ("new-4x7b", None),
         ("gpt", None),
+        ("gpt-4-1106-preview", None),
         ("llama-3.1-8bx", None),
     ],
 )
@@ -272,36 +274,49 @@ def test_prices_come_from_the_table_alone() -> None:
 def test_sizes_can_be_told() -> None:
     assert told(["a=7", "b/c=0.5"]) == {"a": 7.0, "b/c": 0.5}
     assert active(["gpt", "Llama-3.1-8B"], {"GPT": 9.0, "other": 1.0}) == [9.0, 8.03]
-    with pytest.raises(RowsError, match="--params gpt=BILLIONS"):
-        active(["gpt"], {})
+    assert math.isnan(active(["gpt"], {})[0])
     for wrong in ("a", "a=", "=7", "a=-1", "a=b"):
         with pytest.raises(RowsError, match="NAME=BILLIONS"):
             told([wrong])
 
 
-def test_a_cost_is_in_the_best_unit_that_rows_allow() -> None:
-    rows = Rows(("p", "q"), ("a", "b"), np.zeros((2, 2)))
-    plain = costs_of(rows, [8.0, 70.0])
+SIZES = (8.0, 70.0)
+NO_PRICES = (None, None)
+
+
+def test_a_cost_is_in_the_best_unit_that_is_known() -> None:
+    rows = Rows(("p", "q"), ("a", "b"), np.array([[0.0, 1], [0, 0]]))
+    plain = costs_of(rows, SIZES, NO_PRICES)
     assert plain.unit is Unit.PARAMETERS
     assert same(plain.values, [[8, 70], [8, 70]])
     lengths = np.array([[40, 80], [np.nan, 2]])
-    sized = Rows(rows.prompts, rows.models, rows.scores, lengths=lengths)
-    worked = costs_of(sized, [8.0, 70.0])
+    worked = costs_of(replace(rows, lengths=lengths), SIZES, NO_PRICES)
     assert worked.unit is Unit.WORK
     assert same(worked.values, [[80, 1400], [80, 70]])
-    texts = Rows(
-        rows.prompts, rows.models, rows.scores, outputs=(("x" * 40, "y" * 80), (None, "zz"))
-    )
-    assert same(costs_of(texts, [8.0, 70.0]).values, worked.values)
-    paid = Rows(rows.prompts, rows.models, rows.scores, costs=np.full((2, 2), 0.1), lengths=lengths)
-    assert costs_of(paid, [8.0, 70.0]).unit is Unit.USD
-    assert costs_of(paid, [8.0, 70.0], Unit.PARAMETERS).unit is Unit.PARAMETERS
-    for unit in (Unit.USD, Unit.WORK):
-        with pytest.raises(RowsError, match="add columns"):
-            costs_of(rows, [8.0, 70.0], unit)
-    gap = Rows(rows.prompts, rows.models, rows.scores, costs=np.array([[1, 1], [1, np.nan]]))
+    texts = replace(rows, outputs=(("x" * 40, "y" * 80), (None, "zz")))
+    assert same(costs_of(texts, SIZES, NO_PRICES).values, worked.values)
+    paid = replace(rows, costs=np.full((2, 2), 0.1), lengths=lengths)
+    assert costs_of(paid, SIZES, NO_PRICES).unit is Unit.USD
+    assert costs_of(paid, SIZES, NO_PRICES, Unit.PARAMETERS).unit is Unit.PARAMETERS
+
+
+def test_without_a_size_a_price_counts_and_without_that_a_rank() -> None:
+    rows = Rows(("p", "q"), ("a", "b"), np.array([[1.0, 1], [1, 0]]), lengths=np.ones((2, 2)))
+    sizes = (8.0, math.nan)
+    listed = costs_of(rows, sizes, (Price(1, 2), Price(10, 30)))
+    assert (listed.unit, listed.values[0].tolist()) == (Unit.PRICE, [2, 30])
+    ranked = costs_of(rows, sizes, (Price(1, 2), None))
+    assert (ranked.unit, ranked.values[0].tolist()) == (Unit.RANK, [2, 1])
+
+
+def test_a_cost_that_is_not_known_is_refused() -> None:
+    rows = Rows(("p", "q"), ("a", "b"), np.zeros((2, 2)))
+    for unit in (Unit.USD, Unit.WORK, Unit.PARAMETERS, Unit.PRICE):
+        with pytest.raises(RowsError, match=f"--cost {unit}: "):
+            costs_of(rows, (8.0, math.nan), NO_PRICES, unit)
+    gap = replace(rows, costs=np.array([[1, 1], [1, np.nan]]))
     with pytest.raises(RowsError, match="row 2: cost of model 2 is missing"):
-        costs_of(gap, [8.0, 70.0])
+        costs_of(gap, SIZES, NO_PRICES)
 
 
 # ------------------------------------------------------------------------------- the shared files
@@ -318,4 +333,4 @@ def test_the_shared_outcomes_are_read() -> None:
     assert math_l5.of([small]).scores.mean() == pytest.approx(0.22, abs=0.02)
     assert max(crux.unread.values()) < 0.03
     assert max(math_l5.unread.values()) < 0.2
-    assert all(size for size in active(found.models, {}))
+    assert not np.isnan(active(found.models, {})).any()
