@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     keys = _group(commands, "keys", "make API keys")
     new = _command(keys, "new", "make a key and its entry for the keys file", _new_key)
     new.add_argument("name", metavar="NAME", help="what the log calls the key")
-    trains = _group(commands, "train", "learn what a policy needs, from running models or from rows")
+    trains = _group(
+        commands, "train", "learn what a policy needs, from running models or from rows"
+    )
     train.add_arguments(
         _command(trains, "token-gate", "learn where the large model must write", train.main)
     )
@@ -63,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
         _command(trains, "experts", "learn which model suits which prompt", train_experts.main)
     )
     train_experts.add_prior_arguments(
-        _command(trains, "prior", "learn from public outcomes, for routers", train_experts.main_prior)
+        _command(
+            trains, "prior", "learn from public outcomes, for routers", train_experts.main_prior
+        )
     )
     predict.add_arguments(
         _command(commands, "predict", "what a trained router thinks of prompts", predict.main)

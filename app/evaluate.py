@@ -62,13 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Judge the policy, and print what it is worth."""
     from app.judged import JudgedError
+    from policies.composition.embedder import EmbedderError
     from policies.training.outcomes.errors import RowsError
     from policies.training.replay import ReplayError
     from router.config import ConfigError
 
     try:
         return _logged(options) if options.log else _rows(options)
-    except (ConfigError, JudgedError, ReplayError, RowsError) as error:
+    except (ConfigError, EmbedderError, JudgedError, ReplayError, RowsError) as error:
         print(f"tandem: {error}", file=sys.stderr)
     except ModuleNotFoundError as error:
         print(
@@ -142,18 +143,12 @@ def _renamed(train: Rows, columns: Any) -> Rows:
     return train.called([called.get(spelled_alike(model), model) for model in train.models])
 
 
-def _embedding() -> Embed | None:
+def _embedding() -> Embed:
     """Vectors of texts by the local embedder, each text's made once."""
-    from importlib import import_module
-
+    from policies.composition.embedder import minilm
     from policies.training.scoring.neighbours import remembering
 
-    try:
-        embedder = import_module("policies.composition.embedder").minilm()
-    except (ImportError, OSError) as error:
-        print(f"tandem: k-NN is left out, there is no embedder: {error}", file=sys.stderr)
-        return None
-    return remembering(embedder.embed, _bar)
+    return remembering(minilm().embed, _bar)
 
 
 def _bar(found: Iterable[Any], about: str, number: int) -> Iterable[Any]:

@@ -102,8 +102,9 @@ def _carried(rows: Rows) -> dict[str, Sequence[Any]]:
 def _summary(columns: Mapping[str, Sequence[Any]], out: Path) -> str:
     choices = list(columns["choice"])
     lines = [f"{out}: {len(choices)} rows"]
-    for name in dict.fromkeys(choices):
-        lines.append(f"  {name}: {choices.count(name) / len(choices):.1%}")
+    lines += [
+        f"  {name}: {choices.count(name) / len(choices):.1%}" for name in dict.fromkeys(choices)
+    ]
     abstained = list(columns["reason"]).count("abstained")
     lines.append(f"  too uncertain to choose for: {abstained / len(choices):.1%}")
     return "\n".join(lines)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from policies.composition.artifact import Card, Expert
+    from policies.composition.embedder import Embedder
     from policies.composition.prior import Prior
-    from policies.training.experts.pipeline import Embeds, Trained, Training
+    from policies.training.experts.pipeline import Trained, Training
     from policies.training.experts.recipe import Recipe
     from policies.training.outcomes.rows import Rows
 
@@ -155,7 +156,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     return Recipe(seed=options.seed, features=options.features, clusters=options.clusters)
 
 
-def _embedder(options: argparse.Namespace) -> Embeds | None:
+def _embedder(options: argparse.Namespace) -> Embedder | None:
     from policies.composition.embedder import minilm
     from policies.training.outcomes.errors import RowsError
 
@@ -173,7 +174,7 @@ def _embedder(options: argparse.Namespace) -> Embeds | None:
     return RemoteEmbedder(options.embeddings, options.embeddings_model, key)
 
 
-def _prior(rows: Rows, embedder: Embeds) -> Prior | None:
+def _prior(rows: Rows, embedder: Embedder) -> Prior | None:
     """The shipped prior without the groups that know some of these rows."""
     from policies.composition.prior import shipped
 
@@ -183,8 +184,8 @@ def _prior(rows: Rows, embedder: Embeds) -> Prior | None:
     strangers = prior.strangers(rows.prompts)
     if left_out := [name for name in prior.names if name not in strangers]:
         print(
-            f"tandem: the prior's {', '.join(left_out)} left out: it was learned from some of these "
-            "rows",
+            f"tandem: the prior's {', '.join(left_out)} left out: it was learned from some of "
+            "these rows",
             file=sys.stderr,
         )
     return prior.of(strangers) if strangers else None
@@ -267,25 +268,22 @@ def _figures(card: Card) -> dict[str, Any]:
 def _report(trained: Trained, out: Path) -> str:
     card = trained.card
     known = card.metrics
-    lines = [
-        f"{out}: {card.data['rows']} rows, {len(card.experts)} experts, "
-        f"{len(card.categories)} categories ({card.source})",
-        f"  category: right on {known['category_accuracy']:.1%} of rows unseen, its confidence off "
-        f"by {known['category_calibration_error']:.3f}",
-        "  expected quality, on rows unseen:",
-    ]
+    found = f"{len(card.experts)} experts, {len(card.categories)} categories ({card.source})"
+    lines = [f"{out}: {card.data['rows']} rows, {found}"]
+    right, off = known["category_accuracy"], known["category_calibration_error"]
+    lines.append(
+        f"  category: right on {right:.1%} of rows unseen, its confidence off by {off:.3f}"
+    )
+    lines.append("  expected quality, on rows unseen:")
     for model, figures in known["experts"].items():
         explained = 1 - figures["squared_error"] / max(figures["squared_error_of_the_mean"], 1e-12)
-        lines.append(
-            f"    {model}: mean score {figures['mean_score']:.3f}; {explained:.1%} of the variance "
-            f"explained, off by {figures['calibration_error']:.3f}"
-        )
+        told = f"{explained:.1%} of the variance explained, off by"
+        off = figures["calibration_error"]
+        lines.append(f"    {model}: mean score {figures['mean_score']:.3f}; {told} {off:.3f}")
     best = max(card.maps, key=lambda one: one.quality)
-    lines += [
-        f"  maps: {len(card.maps)}, up to a mean score of {best.quality:.3f} at {best.cost:.3g} "
-        f"{best.unit}",
-        f"  use it: {{use: experts, artifact: {out}}}",
-    ]
+    most = f"up to a mean score of {best.quality:.3f} at {best.cost:.3g} {best.unit}"
+    lines.append(f"  maps: {len(card.maps)}, {most}")
+    lines.append(f"  use it: {{use: experts, artifact: {out}}}")
     return "\n".join(lines)
 
 
@@ -304,7 +302,12 @@ def _train_prior(options: argparse.Namespace) -> int:
             raise RowsError(f"--rows {one}: write NAME=FILE")
         groups[name] = read_rows([Path(file)])
     with tqdm(total=len(groups), desc="prior", file=sys.stderr, disable=None) as bar:
-        write_prior(groups, minilm(), options.out, lambda _: bar.update() and None)
+
+        def progress(what: str) -> None:
+            bar.set_postfix_str(what)
+            bar.update()
+
+        write_prior(groups, minilm(), options.out, progress)
     print(f"{options.out}: {', '.join(f'{name} ({len(rows)})' for name, rows in groups.items())}")
     return 0
 

@@ -20,7 +20,14 @@ ROOMS = ("app", "router", "policies", "deploy")
 HOUSE = {*ROOMS, "tests"}
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
-SHARED = {"router.steps", "router.phrases", "router.fleet", "policies.duet", "policies.gate"}
+SHARED = {
+    "router.steps",
+    "router.phrases",
+    "router.fleet",
+    "policies.duet",
+    "policies.gate",
+    "policies.composition",
+}
 """What of the house a policy may know."""
 GATE = "policies.gate"
 """The one room that other people's servers load too."""

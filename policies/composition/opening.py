@@ -40,8 +40,8 @@ def opened(folder: Path, *, remote: bool) -> tuple[Artifact, Judge]:
             raise ValueError(f"artifact: {error}") from None
         if local.fingerprint != wanted.fingerprint:
             raise ValueError(
-                f"artifact: was trained with the embedder {wanted.name} ({wanted.fingerprint}), and "
-                f"here is {local.name} ({local.fingerprint}); train it anew"
+                f"artifact: was trained with the embedder {wanted.name} ({wanted.fingerprint}), "
+                f"and here is {local.name} ({local.fingerprint}); train it anew"
             )
         embed = local.embed
     used = artifact.card.prior

@@ -15,9 +15,9 @@ import numpy as np
 from safetensors.numpy import save
 
 from policies.composition.ask import LONGEST
+from policies.composition.embedder import Embedder
 from policies.composition.prior import ARRAYS, CARD, hashed
 from policies.training.experts.fit import kernel_ridge
-from policies.training.experts.pipeline import Embeds
 from policies.training.outcomes.rows import Rows
 
 GAMMA = 1.5
@@ -28,7 +28,7 @@ POINTS = 1500
 
 
 def write_prior(
-    groups: Mapping[str, Rows], embedder: Embeds, folder: Path, progress: Callable[[str], None]
+    groups: Mapping[str, Rows], embedder: Embedder, folder: Path, progress: Callable[[str], None]
 ) -> None:
     """Fit a group to each source's rows, and write the folder. Rows with unknown scores are left
     out.
@@ -45,9 +45,7 @@ def write_prior(
             f"{name}.offset": offset,
             f"{name}.prompts": hashed(rows.prompts),
         }
-        cards.append(
-            {"name": name, "models": list(rows.models), "gamma": GAMMA, "rows": len(rows)}
-        )
+        cards.append({"name": name, "models": list(rows.models), "gamma": GAMMA, "rows": len(rows)})
         progress(name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ARRAYS).write_bytes(save(arrays))

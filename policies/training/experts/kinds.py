@@ -172,7 +172,8 @@ def _scale(features: Features, columns: Columns) -> npt.NDArray[np.float32]:
     scale = np.ones(len(columns), np.float32)
     width = features.embedding.shape[1]
     scale[columns < width] = np.sqrt(max(width, 1))
-    return (scale / np.sqrt(len(columns))).astype(np.float32)
+    scaled: npt.NDArray[np.float32] = (scale / np.sqrt(len(columns))).astype(np.float32)
+    return scaled
 
 
 def _temperature(logs: Reals, of_rows: Indices) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -21,6 +21,7 @@ from policies.composition.artifact import Card, Embedding, Expert, Parts, PriorU
 from policies.composition.ask import Ask, ask_of
 from policies.composition.blocks import Familiar
 from policies.composition.budget import Reference
+from policies.composition.embedder import Embedder
 from policies.composition.features import Features, Reading, embedded, forms, units
 from policies.composition.lexical import Floats
 from policies.composition.prior import Prior
@@ -45,18 +46,6 @@ MOST_FAMILIAR = 4000
 Progress = Callable[[str], None]
 
 
-class Embeds(Protocol):
-    """What a training needs of an embedder."""
-
-    name: str
-    dimension: int
-    fingerprint: str
-
-    def embed(self, texts: Sequence[str]) -> Floats:
-        """[texts, dimension], rows of length 1."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Training:
     """What a training is given beside its rows.
@@ -67,7 +56,7 @@ class Training:
 
     experts: tuple[Expert, ...]
     recipe: Recipe
-    embedder: Embeds | None = None
+    embedder: Embedder | None = None
     remote: bool = False
     prior: Prior | None = None
     resident_gb: float | None = None
