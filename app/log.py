@@ -36,6 +36,7 @@ from router.observe import (
     Refused,
     RequestEnded,
     RevisionActivated,
+    SleepChanged,
 )
 
 __all__ = ["CAPACITY", "Log", "LogError"]
@@ -210,6 +211,15 @@ def _row(observation: Observation) -> Row:
                 "model": model,
                 "backend": backend,
                 "state": state,
+                "why": why,
+            }
+        case SleepChanged(model, backend, change, seconds, why):
+            return {
+                "event": "sleep",
+                "model": model,
+                "backend": backend,
+                "change": change,
+                "seconds": round(seconds, 3),
                 "why": why,
             }
         case RevisionActivated(number, etag):

@@ -128,7 +128,9 @@ def _check_shared(models: Mapping[str, Lodger]) -> Iterator[Complaint]:
         for at, url in enumerate(model.backends):
             other = serves.setdefault(url, name)
             if other != name and {other, name} & sleepers:
-                reason = f'the model "{other}" has the same server; one that sleeps serves one model'
+                reason = (
+                    f'the model "{other}" has the same server; one that sleeps serves one model'
+                )
                 yield ("models", name, "backends", at), reason
 
 

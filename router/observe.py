@@ -130,7 +130,22 @@ class BackendChanged:
     why: str
 
 
-Observation: TypeAlias = AttemptEnded | RequestEnded | Refused | RevisionActivated | BackendChanged
+@dataclass(frozen=True, slots=True)
+class SleepChanged:
+    """A server was woken or put to sleep, or would not be. `change` is one of `woken`, `slept`,
+    `wake_failed`, `sleep_failed`; it took so many seconds.
+    """
+
+    model: str
+    backend: str
+    change: str
+    seconds: float
+    why: str = ""
+
+
+Observation: TypeAlias = (
+    AttemptEnded | RequestEnded | Refused | RevisionActivated | BackendChanged | SleepChanged
+)
 Listener: TypeAlias = Callable[[Observation], None]
 
 

@@ -46,6 +46,10 @@ class PrefixPool:
         while sum(each.bytes for each in self._idle) > self._kept_bytes:
             self._idle.pop(0)
 
+    def clear(self) -> None:
+        """Keep none."""
+        self._idle.clear()
+
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     """How many leading ids are the same."""

@@ -32,12 +32,14 @@ class Backend:
     name: str
     in_flight: int
     state: str
+    awake: bool = True
 
 
 @dataclass
 class Pool:
     name: str
     backends: tuple[Backend, ...]
+    waiting: int = 0
 
 
 POOLS = (
