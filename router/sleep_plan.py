@@ -150,7 +150,7 @@ def plan(residents: Sequence[Resident], budget: float, now: float) -> Plan:
         ),
         spare={each.name: each for each in residents if each.state == "awake" and each.sleeps},
     )
-    _return_to_budget(draft)
+    _return_to_budget(draft, residents)
     asleep = [each for each in residents if each.state == "asleep"]
     waiting = [each for each in asleep if each.wanted is not None]
     for each in sorted(waiting, key=lambda r: (r.wanted, r.name)):
@@ -174,15 +174,18 @@ def possible(asleep: Resident, residents: Iterable[Resident], budget: float) -> 
     return sum(rest) + asleep.memory <= budget + TINY
 
 
-def _return_to_budget(draft: _Draft) -> None:
-    """More may be awake than should, where servers were started or woken by others."""
-    if draft.coming > draft.budget + TINY:
-        for each in draft.room(0.0) or ():
-            if each.until > draft.now:
-                draft.again = min(draft.again, each.until)
-                continue
-            draft.coming -= each.frees
-            draft.leave[each.name] = draft.spare.pop(each.name)
+def _return_to_budget(draft: _Draft, residents: Iterable[Resident]) -> None:
+    """More may be awake than should, where servers were started or woken by others. Nobody leaves
+    for one of which nothing is known.
+    """
+    unknown = sum(each.frees for each in residents if each.state == "unknown")
+    excess = draft.coming - unknown - draft.budget
+    for each in leaving(excess, draft.spare.values(), draft.now) or ():
+        if each.until > draft.now:
+            draft.again = min(draft.again, each.until)
+            continue
+        draft.coming -= each.frees
+        draft.leave[each.name] = draft.spare.pop(each.name)
 
 
 def _finished(draft: _Draft, residents: Sequence[Resident]) -> Plan:
