@@ -4,8 +4,8 @@ It gives the answer in *parts*: whole server-sent events, or the whole body wher
 A part that was decoded for a policy is held, so that `Relay` can still pass on every byte of it.
 Here live the two limits on silence (to the first part, between parts), the ways in which a backend
 can lie (wrong type, an error inside a 200, a stream that just stops), and the guard, which comes
-with the call's turn (at once, where the backend is awake) and is released when the call is closed
-and in no other place.
+with the call's turn (at once, where the backend is awake) and is released when the answer is
+complete, or else when the call is closed, and in no other place.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Call:
         body = await reply.read_whole(self._limits.answer)
         self._heard_first()
         self.tally.usage = self._vetted(body)
-        self.complete = True
+        self._complete()
         return body
 
     def _vetted(self, body: bytes) -> Usage | None:
@@ -187,7 +187,7 @@ class Call:
             self.tally.usage = dialect.merge_usage(self.tally.usage, usage)
         self.tally.pieces += block.count(b"data:")
         if dialect.ends_stream(self.surface, block):
-            self.complete = True
+            self._complete()
         if self.tally.first_byte is None:
             if b"data:" not in block:
                 return b""  # a comment in the silence before the answer is not an answer
@@ -281,6 +281,11 @@ class Call:
         """How it finished, as far as that was heard: a relayed answer is not decoded."""
         finish = self._finish
         return Finished(self.attempt, finish.reason, finish.stop_reason, self.tally.usage)
+
+    def _complete(self) -> None:
+        """Nothing more comes: a policy may keep it for long (a draft), its server is free."""
+        self.complete = True
+        self._turn.leave(None)
 
     async def finish(self) -> None:
         """A complete stream may keep its connection."""

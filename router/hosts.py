@@ -50,7 +50,11 @@ class HostConfig(BaseModel):
 
 
 def _true(value: object) -> object:
-    return {} if value is True else None if value is False else value
+    if isinstance(value, bool):
+        return {} if value else None
+    if value is None or isinstance(value, dict | SleepConfig):
+        return value
+    raise ValueError("must be `true`, or a mapping of settings")
 
 
 def _host(value: str) -> str:

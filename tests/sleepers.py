@@ -1,4 +1,4 @@
-"""Scripted servers that sleep as vLLM does, and as it does not: each of their ways is the test's."""
+"""Scripted servers that sleep as vLLM does, or as the test wants them to."""
 
 from __future__ import annotations
 

@@ -144,6 +144,11 @@ class Engine:
         """Generations in line."""
         return len(self._waiting)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of caches that are kept for later."""
+        return self._prefixes.bytes
+
     def submit(self, jobs: Sequence[Job]) -> list[Generation]:
         """Take all of these jobs, or raise QueueFullError and take none."""
         free = self.limits.running + self.limits.waiting - self.running - self.waiting

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.families import MAX_LABEL_SETS, OTHER, Counts, Histogram
 from app.metrics import GAP, OWN, WAIT, Metrics, watch_lag
 from router.faults import Blame
-from router.observe import BackendChanged, Refused, RevisionActivated
+from router.observe import BackendChanged, Refused, RevisionActivated, SleepChanged
 from router.steps import Surface, Usage
 from tests.app.observations import attempt, request
 
@@ -247,6 +247,7 @@ def everything(metrics: Metrics) -> None:
     metrics(request(stream=True, attempts=(attempt(usage=None), attempt(estimated=True))))
     metrics(Refused("chat/completions", 400, Blame.CLIENT, None, None))
     metrics(BackendChanged("large", "l.test:1", "open", ""))
+    metrics(SleepChanged("large", "l.test:1", "woken", 2.5))
     metrics(RevisionActivated(1, "aaa"))
     metrics.lag.observe((), 0.001)
 

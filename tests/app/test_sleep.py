@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -20,7 +21,7 @@ from tests.pair.conftest import MODELS, server
 from tests.running import Config, Running, config, model
 
 HOST = {"hosts": {"127.0.0.1": {"memory_gb": 10}}}
-QUICK = {"residence": 0.05, "wake": 0.1}
+QUICK = {"residence": 0.25, "wake": 0.1}
 OFTEN = {"health": {"every": 0.2}}
 
 
@@ -61,26 +62,31 @@ def sleeping(servers: dict[str, str], **settings: Any) -> Config:
     return tree
 
 
+@dataclass(slots=True)
 class Poll:
-    """What the servers say, looked at again and again: how many were awake at most."""
+    """What the two servers say of themselves, looked at again and again.
 
-    def __init__(self) -> None:
-        self.most = 0
-        self.looks = 0
+    `both` counts looks at which both were awake: the second one, and the first before and after it.
+    Between these the first cannot have slept and woken, since the second one's residence is longer.
+    """
 
-    async def watch(self, urls: list[str]) -> None:
-        async with httpx.AsyncClient() as client:
+    looks: int = 0
+    both: int = 0
+
+    async def watch(self, first: str, second: str) -> None:
+        async with httpx.AsyncClient(trust_env=False) as client:
+
+            async def awake(url: str) -> bool:
+                return not (await client.get(f"{url}/is_sleeping")).json()["is_sleeping"]
+
             while True:
-                told = [(await client.get(f"{url}/is_sleeping")).json() for url in urls]
-                # One after the other: a server asked first may sleep before the next one wakes,
-                # never the other way round, so what is counted is not more than was awake.
-                self.most = max(self.most, sum(not each["is_sleeping"] for each in told))
+                self.both += all([await awake(url) for url in (first, second, first)])
                 self.looks += 1
 
     @asynccontextmanager
-    async def over(self, urls: list[str]) -> AsyncIterator[Poll]:
-        both = [urls, urls[::-1]]
-        tasks = [asyncio.create_task(self.watch(order)) for order in both]
+    async def over(self, first: str, second: str) -> AsyncIterator[Poll]:
+        watching = [self.watch(first, second), self.watch(second, first)]
+        tasks = [asyncio.create_task(watch) for watch in watching]
         try:
             yield self
         finally:
@@ -88,27 +94,78 @@ class Poll:
                 task.cancel()
             ended = await asyncio.gather(*tasks, return_exceptions=True)
             assert all(isinstance(each, asyncio.CancelledError) for each in ended), ended
+            assert self.looks > len(tasks)
+            assert self.both == 0
 
 
 def changes(gateway: Running) -> list[tuple[str, str]]:
     return [(each.model, each.change) for each in gateway.seen if isinstance(each, SleepChanged)]
 
 
-async def test_both_are_answered_and_never_are_both_awake(
+async def test_both_are_answered_in_turn_and_never_are_both_awake(
     slept: Config, gateway: Started, servers: dict[str, str]
 ) -> None:
     running = await gateway(slept)
     asked = ["small", "large"] * 6
-    async with Poll().over(list(servers.values())) as poll:
+    async with Poll().over(*servers.values()):
         answers = await asyncio.gather(
             *(running.post(model=name, max_tokens=4, temperature=0) for name in asked)
         )
         again = await running.post(model="small", max_tokens=4)
     assert [answer.status_code for answer in [*answers, again]] == [200] * 13
     assert [answer.json()["model"] for answer in answers] == asked
-    assert poll.looks > 2
-    assert poll.most == 1
     told = changes(running)
     assert told[:2] == [("small", "slept"), ("large", "woken")]
     assert told[-2:] == [("large", "slept"), ("small", "woken")]
     assert running.in_flight() == 0
+
+
+async def test_streams_are_whole_though_others_want_the_memory(
+    slept: Config, gateway: Started, servers: dict[str, str]
+) -> None:
+    running = await gateway(slept)
+    asked = ["small", "large", "small", "large"]
+    long = {"max_tokens": 150, "ignore_eos": True, "temperature": 0}
+    async with Poll().over(*servers.values()):
+        streams = await asyncio.gather(
+            *(
+                running.streamed(model=name, stream_options={"include_usage": True}, **long)
+                for name in asked
+            )
+        )
+    assert all(stream.endswith(b"[DONE]\n\n") for stream in streams)
+    assert all(b'"completion_tokens":150' in stream for stream in streams)
+
+
+async def test_what_it_answers_is_the_same_after_it_slept(
+    slept: Config, gateway: Started, servers: dict[str, str]
+) -> None:
+    running = await gateway(slept)
+    exact: dict[str, Any] = {"temperature": 0, "max_tokens": 40}
+    before = await running.post(model="small", **exact)
+    await running.post(model="large", **exact)
+    after = await running.post(model="small", **exact)
+    assert ("small", "slept") in changes(running)
+    told = [answer.json()["choices"][0]["message"]["content"] for answer in (before, after)]
+    assert told[0] == told[1] != ""
+
+
+async def test_a_policy_that_asks_one_model_after_the_other(
+    slept: Config, gateway: Started, servers: dict[str, str]
+) -> None:
+    """The draft's server must be free to sleep once the draft is complete."""
+    cascade = {"use": "cascade", "small": "small", "large": "large", "mean_logprob": 0.0}
+    running = await gateway({**slept, "policies": {"auto": cascade}, "default": "auto"})
+    async with Poll().over(*servers.values()):
+        answer = await running.post(model="auto", max_tokens=8)
+    assert answer.status_code == 200
+    assert answer.headers["x-tandem-models"] == "large=8"
+
+
+async def test_two_models_that_write_in_turns_get_there_slowly(
+    slept: Config, gateway: Started, servers: dict[str, str]
+) -> None:
+    both = {"use": "token_gate", "small": "small", "large": "large", "rule": "random", "rate": 0.1}
+    running = await gateway({**slept, "policies": {"auto": both}, "default": "auto"})
+    answer = await running.post(model="auto", max_tokens=12, ignore_eos=True, seed=3)
+    assert answer.status_code == 200, answer.text

@@ -37,7 +37,7 @@ def state(running: Running, name: str) -> str:
     return running.backend(name).rest.state
 
 
-# --------------------------------------------------------------------------------- as it should be
+# ----------------------------------------------------------------------------- as it should be
 
 
 async def test_a_call_waits_until_room_was_made_and_the_server_is_awake(
@@ -147,7 +147,7 @@ async def test_the_metrics_tell_who_sleeps_and_who_waits(
     assert told["tandem_sleep_changes_total"][awake.backend.name, "slept", "small"] == 1
 
 
-# --------------------------------------------------------------------------------- as it may go wrong
+# --------------------------------------------------------------------------- as it may go wrong
 
 
 async def test_a_wake_that_fails_is_the_backends_fault(
