@@ -87,6 +87,37 @@ def state(turns: Gateway, model: str) -> Json:
     return found
 
 
+def test_requests_lie_in_its_line_while_it_sleeps(vllms: dict[str, Server]) -> None:
+    """What the gateway must know of vLLM: it takes them, and answers when it wakes."""
+    server = vllms["large"]
+    with server.client() as client, ThreadPoolExecutor(1) as pool:
+        assert client.post("/sleep?level=1&mode=wait").is_success
+        assert client.get("/health").is_success
+        assert client.post("/tokenize", json={"model": "large", "prompt": "hello"}).is_success
+        asked = pool.submit(ask, client, "large")
+        with pytest.raises(TimeoutError):
+            asked.result(timeout=1)
+        wake(server)
+        assert text(asked.result())
+
+
+def test_on_a_cpu_vllm_refuses_the_flag(python: Path, vllms: dict[str, Server]) -> None:
+    """So what sleep frees is not shown here. Should this fail, it can be: extend these tests."""
+    model = str(Path(__file__).parents[2] / "deploy/pair/models/small")
+    command: list[str | Path] = [
+        python,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        model,
+    ]
+    ended = subprocess.run(
+        [*command, "--enable-sleep-mode"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode != 0
+    assert "Sleep mode is not supported on current platform" in ended.stdout + ended.stderr
+
+
 def test_more_than_should_be_are_found_awake_and_one_is_put_to_sleep(
     turns: Gateway, vllms: dict[str, Server]
 ) -> None:
@@ -141,28 +172,3 @@ def test_a_stream_goes_on_to_its_end_while_another_model_waits(
             other = pool.submit(ask, client, "large")
             assert [line for line in lines if line][-1] == "data: [DONE]"
         assert other.result().status_code == 200
-
-
-def test_requests_lie_in_its_line_while_it_sleeps(vllms: dict[str, Server]) -> None:
-    """What the gateway must know of vLLM: it takes them, says nothing, and answers when it wakes."""
-    server = vllms["large"]
-    with server.client() as client, ThreadPoolExecutor(1) as pool:
-        assert client.post("/sleep?level=1&mode=wait").is_success
-        assert client.get("/health").is_success
-        assert client.post("/tokenize", json={"model": "large", "prompt": "hello"}).is_success
-        asked = pool.submit(ask, client, "large")
-        with pytest.raises(TimeoutError):
-            asked.result(timeout=1)
-        wake(server)
-        assert text(asked.result())
-
-
-def test_on_a_cpu_vllm_refuses_the_flag(python: Path, vllms: dict[str, Server]) -> None:
-    """So what sleep frees is not shown here. Should this fail, it can be: extend these tests."""
-    model = str(Path(__file__).parents[2] / "deploy/pair/models/small")
-    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
-    ended = subprocess.run(
-        [*command, "--enable-sleep-mode"], capture_output=True, text=True, check=False
-    )
-    assert ended.returncode != 0
-    assert "Sleep mode is not supported on current platform" in ended.stdout + ended.stderr
