@@ -88,6 +88,13 @@ def test_whoever_has_waited_longest_is_first_and_nobody_delays_it() -> None:
     assert plan([resident, replace(first, memory=8), second], 10, NOW).wake == ()
 
 
+def test_nobody_slips_in_while_the_first_waits_for_one_that_is_on_its_way() -> None:
+    waking = server("a", "waking", 6)
+    first, second = server("first", memory=8, wanted=1), server("second", memory=4, wanted=2)
+    assert plan([waking, first, second], 10, NOW).wake == ()
+    assert plan([waking, replace(first, wanted=None), second], 10, NOW).wake == ("second",)
+
+
 def test_one_that_cannot_be_woken_holds_nobody_up() -> None:
     fixed = server("fixed", "awake", 6, sleeps=False)
     never, other = server("never", memory=6, wanted=1), server("other", memory=4, wanted=2)
