@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from app import calibrate, chat, train
-    from app.bench import handoffs, overhead, pair, serving
+    from app.bench import embedder, handoffs, overhead, pair, serving
 
     parser = argparse.ArgumentParser(prog="tandem", description=DESCRIPTION)
     parser.set_defaults(command=_helping(parser))
@@ -66,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     benches = _group(commands, "bench", "measure the gateway, or policies on the embedded pair")
     overhead.add_arguments(
         _command(benches, "overhead", "what the gateway itself costs", overhead.main)
+    )
+    embedder.add_arguments(
+        _command(benches, "embedder", "what a prompt's vector costs a router", embedder.main)
     )
     handoffs.add_arguments(
         _command(benches, "handoffs", "what hand-offs between models cost", handoffs.main)
