@@ -87,6 +87,7 @@ def main(options: argparse.Namespace) -> int:
 
 def _rows(options: argparse.Namespace) -> int:
     from app.evaluation import evaluated
+    from app.flattery import flattering
     from app.judged import judged
     from policies.training.outcomes.rows import read_rows
 
@@ -97,7 +98,8 @@ def _rows(options: argparse.Namespace) -> int:
     train = read_rows(options.train) if options.train else None
     if train is not None:
         train = _renamed(train, policy.names.columns)
-    return _told(options, evaluated(policy, rows, _method(options, train)))
+    flatters = flattering(policy.name, policy.stage.targets, rows.prompts)
+    return _told(options, evaluated(policy, rows, _method(options, train)), flatters)
 
 
 def _cross_fitted(options: argparse.Namespace, rows: Rows) -> Evaluation:
@@ -116,10 +118,10 @@ def _cross_fitted(options: argparse.Namespace, rows: Rows) -> Evaluation:
     return evaluated(judged, rows, method, lambda r: replayed_by_parts(r, names, fit, _bar))
 
 
-def _told(options: argparse.Namespace, found: Evaluation) -> int:
+def _told(options: argparse.Namespace, found: Evaluation, flatters: str | None = None) -> int:
     from app.evaluation_report import figures, plot, report, warnings
 
-    for warning in warnings(found):
+    for warning in [*([flatters] if flatters else []), *warnings(found)]:
         print(f"tandem: {warning}", file=sys.stderr)
     if options.plot is not None and not _plotted(found, options.plot, plot):
         return 1

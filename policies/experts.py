@@ -22,7 +22,7 @@ from policies.composition.artifact import Artifact
 from policies.composition.ask import Ask, Source, asks_of
 from policies.composition.choice import SHARE, Rule, Wish, rule_for
 from policies.composition.judge import Judge, Judgement
-from policies.composition.opening import opened
+from policies.composition.opening import opened, trained_on
 from router.fleet import Fleet
 from router.phrases import Phrase, compute, embed, note, route
 from router.steps import Failed, ModelName, Request, Steps, Surface, TargetName, Vectors
@@ -176,6 +176,10 @@ class Experts:
         if new and self.embedder is None:
             self._judge.think(new)
         return [self._row(self._judge.judge(a[-1] if a else Ask(""))) for a in read]
+
+    def trained_on(self, prompts: Sequence[str]) -> int:
+        """How many of these prompts its artifact, or the artifact's prior, was trained on."""
+        return trained_on(self._artifact, prompts)
 
     def _row(self, judgement: Judgement) -> Mapping[str, str | float]:
         card = self._artifact.card

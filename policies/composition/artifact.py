@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from policies.composition.blocks import (
 from policies.composition.budget import Reference
 from policies.composition.features import Reading, Units
 from policies.composition.lexical import NAMES, Floats
+from policies.composition.prior import Hashes
 
 FORMAT = 1
 KIND = "experts"
@@ -129,7 +130,10 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The arrays of an artifact as what they are for, still without an embedder."""
+    """The arrays of an artifact as what they are for, still without an embedder.
+
+    `prompts` are the hashes of the prompts that it was trained on.
+    """
 
     directions: Floats
     direction_units: Units
@@ -139,6 +143,7 @@ class Parts:
     blend: Blend
     familiar: Familiar
     reference: Reference
+    prompts: Hashes = field(default_factory=lambda: np.zeros(0, np.uint64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +216,7 @@ def _shared(parts: Parts) -> dict[str, Any]:
         "familiar.points": parts.familiar.points.astype(np.float16),
         "reference.predicted": parts.reference.predicted.astype(np.float32),
         "reference.actual": parts.reference.actual.astype(np.float32),
+        "prompts": parts.prompts,
     }
     if parts.prior_units is not None:
         arrays |= _units("prior", parts.prior_units)
@@ -315,6 +321,7 @@ def _parts(
         Reference(
             arrays["reference.predicted"].astype(float), arrays["reference.actual"].astype(float)
         ),
+        arrays["prompts"],
     )
 
 

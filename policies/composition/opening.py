@@ -6,12 +6,15 @@ that begins with the setting it is about.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from policies.composition.artifact import Artifact, PriorUsed, read_artifact
 from policies.composition.embedder import EmbedderError, minilm
 from policies.composition.judge import Judge
-from policies.composition.prior import Prior, shipped
+from policies.composition.prior import Prior, hashed, shipped
 
 
 def opened(folder: Path, *, remote: bool) -> tuple[Artifact, Judge]:
@@ -62,3 +65,16 @@ def _prior(used: PriorUsed) -> Prior:
             f"{here.fingerprint}; train it anew"
         )
     return here.of(used.groups)
+
+
+def trained_on(artifact: Artifact, prompts: Sequence[str]) -> int:
+    """How many of these prompts the artifact was trained on, or the part of the prior that it uses.
+
+    Figures on those flatter. Raises ValueError where the prior cannot be had.
+    """
+    hashes = hashed(prompts)
+    seen = np.isin(hashes, artifact.parts.prompts)
+    if artifact.card.prior is not None:
+        for group in _prior(artifact.card.prior).groups:
+            seen |= np.isin(hashes, group.prompts)
+    return int(seen.sum())

@@ -22,6 +22,7 @@ from policies.composition.features import Features
 from policies.composition.lexical import Floats
 from policies.composition.prior import hashed
 from policies.training.experts.fit import Fit, Reals, targets
+from policies.training.experts.gaps import filled
 
 Indices = npt.NDArray[np.int64]
 
@@ -48,15 +49,20 @@ def blended(
     folds: Sequence[Indices],
     done: Callable[[str], None],
 ) -> Blended:
-    """Fit every block, and weigh them. `done` is called with a block's name after each fit."""
-    wanted = targets(scores)
+    """Fit every block, and weigh them. `done` is called with a block's name after each fit.
+
+    `scores` [rows, experts] are NaN where nobody knows.
+    """
+    wanted = targets(filled(scores, features))
     unseen = np.zeros((len(fits), *wanted.shape))
     everything = np.arange(len(features))
     for fold in folds:
         rest = np.setdiff1d(everything, fold)
+        others = features.rows(rest)
+        learned = targets(filled(scores[rest], others))
         for at, (name, fit) in enumerate(fits.items()):
-            block = fit(features.rows(rest), wanted[rest])
-            unseen[at, fold] = block.outputs(features.rows(fold)) - wanted[rest].mean(axis=0)
+            block = fit(others, learned)
+            unseen[at, fold] = block.outputs(features.rows(fold)) - learned.mean(axis=0)
             done(name)
     weights = np.column_stack([_weights(unseen[:, :, :1], wanted[:, :1]),
                                _weights(unseen[:, :, 1:], wanted[:, 1:])])  # fmt: skip

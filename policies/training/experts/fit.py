@@ -146,7 +146,7 @@ def _forest(trees: Sequence[Any], columns: Columns) -> Forest:
         ends = tree.children_left < 0
         here = np.arange(tree.node_count) + start
         parts["column"].append(np.where(ends, 0, columns[np.maximum(tree.feature, 0)]))
-        parts["threshold"].append(tree.threshold)
+        parts["threshold"].append(_rounded_down(tree.threshold))
         parts["left"].append(np.where(ends, here, tree.children_left + start))
         parts["right"].append(np.where(ends, here, tree.children_right + start))
         parts["leaf"].append(np.where(ends, np.cumsum(ends) - 1 + leaves, 0))
@@ -159,10 +159,16 @@ def _forest(trees: Sequence[Any], columns: Columns) -> Forest:
     return Forest(
         roots=starts[:-1].astype(np.int32),
         column=whole("column"),
-        threshold=np.concatenate(parts["threshold"]).astype(np.float32),
+        threshold=np.concatenate(parts["threshold"]),
         left=whole("left"),
         right=whole("right"),
         leaf=whole("leaf"),
         values=np.concatenate(parts["values"]).astype(np.float16).astype(np.float32),
         depth=max(tree.max_depth for tree in trees),
     )
+
+
+def _rounded_down(thresholds: Reals) -> Floats:
+    """As float32, so that the same float32 numbers are at most as large."""
+    rounded = thresholds.astype(np.float32)
+    return np.where(rounded > thresholds, np.nextafter(rounded, np.float32(-np.inf)), rounded)
