@@ -39,6 +39,10 @@ class Problem:
     memory: Reals | None = None
     resident: float | None = None
 
+    def among(self, experts: Sequence[int]) -> Problem:
+        """The same with these experts only, all of which are in memory."""
+        return Problem(self.worth[:, list(experts)], self.shares)
+
 
 def worth_of(scores: Reals, of_rows: Sequence[int], categories: int) -> Reals:
     """The mean score of each expert on each category's rows, the overall one where there is none.
@@ -89,7 +93,9 @@ def solved(problem: Problem, costs: Reals, budget: float) -> tuple[int, ...]:
     if result.x is None:
         raise MapError(
             f"no choice of experts fits an active budget of {budget:g}"
-            + ("" if problem.resident is None else f" and {problem.resident:g} GB of memory")
+            if problem.resident is None
+            else f"no choice of experts fits {problem.resident:g} GB of memory"
+            + (f" and an active budget of {budget:g}" if budget else "")
         )
     taken = result.x[:cells].reshape(categories, experts)
     return tuple(int(at) for at in taken.argmax(axis=1))
@@ -98,6 +104,7 @@ def solved(problem: Problem, costs: Reals, budget: float) -> tuple[int, ...]:
 def frontier(problem: Problem, costs: Reals, unit: str) -> tuple[Map, ...]:
     """Maps for rising active budgets, each better than the one before. Raises `MapError`."""
     found: list[Map] = []
+    most = float(problem.shares @ problem.worth.max(axis=1))
     for budget in np.linspace(float(costs.min()), float(costs.max()), BUDGETS):
         try:
             experts = solved(problem, costs, float(budget))
@@ -107,13 +114,19 @@ def frontier(problem: Problem, costs: Reals, unit: str) -> tuple[Map, ...]:
         quality = float(problem.shares @ problem.worth[np.arange(len(experts)), list(experts)])
         if not found or quality > found[-1].quality + 1e-12:
             found.append(Map(unit, float(budget), cost, quality, experts))
+        if quality >= most - 1e-12:
+            break
     if not found:
         solved(problem, costs, float(costs.max()))  # says why
     return tuple(found)
 
 
-def resident_of(problem: Problem, costs: Reals) -> tuple[int, ...]:
-    """The experts that are kept in memory: those of the best map without an active budget."""
+def resident_of(problem: Problem) -> tuple[int, ...]:
+    """The experts that are kept in memory: those of the best map without an active budget.
+
+    Raises `MapError` where none fits.
+    """
+    experts = problem.worth.shape[1]
     if problem.resident is None:
-        return tuple(range(problem.worth.shape[1]))
-    return tuple(sorted(set(solved(problem, costs, float(costs.max())))))
+        return tuple(range(experts))
+    return tuple(sorted(set(solved(problem, np.zeros(experts), 0.0))))

@@ -8,7 +8,7 @@ line; progress is told to a callable.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -235,10 +235,15 @@ def _card(rows: Rows, training: Training, learned: _Learned) -> Card:
     memory = [expert.memory_gb for expert in training.experts]
     known = None if None in memory else np.array(memory, dtype=float)
     problem = Problem(worth, shares, known, training.resident_gb)
-    strong = int(np.nanmean(rows.scores, axis=0).argmax())
+    resident = resident_of(problem)
+    means = np.nanmean(rows.scores, axis=0)
+    strong = max(resident, key=lambda expert: float(means[expert]))
     prices = priced(training.experts, strong)
-    maps = tuple(one for unit, costs in prices.items() for one in frontier(problem, costs, unit))
-    resident = resident_of(problem, next(iter(prices.values())))
+    maps = tuple(
+        replace(one, experts=tuple(resident[expert] for expert in one.experts))
+        for unit, costs in prices.items()
+        for one in frontier(problem.among(resident), costs[list(resident)], unit)
+    )
     embedder = training.reads
     prior = training.prior if embedder else None
     confident = told.unseen.max(axis=1)

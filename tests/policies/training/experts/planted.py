@@ -1,4 +1,4 @@
-"""Planted outcomes for tests of training: prompts whose experts differ by a rule that can be learned,
+"""Planted outcomes for tests of training: prompts whose experts differ by a rule to be learned,
 and an embedder that hashes words.
 """
 
@@ -18,7 +18,18 @@ from policies.training.outcomes.rows import Rows
 QUICK = Recipe(folds=3, trees=10, directions=8)
 EXPERTS = (Expert("sums", 2.0), Expert("words", 8.0))
 SUMS, WORDS = 0, 1
-_NOUNS = ("river", "poem", "king", "garden", "letter", "stone", "village", "winter", "music", "ship")
+_NOUNS = (
+    "river",
+    "poem",
+    "king",
+    "garden",
+    "letter",
+    "stone",
+    "village",
+    "winter",
+    "music",
+    "ship",
+)
 
 
 @dataclass(frozen=True, slots=True)

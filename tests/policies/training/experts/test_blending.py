@@ -47,9 +47,7 @@ class Memory:
     """Knows by heart what it was fitted to, and of anything else only the mean."""
 
     def __init__(self, seen: Features, wanted: Reals) -> None:
-        self._known = {
-            row.tobytes(): told for row, told in zip(seen.dense, wanted, strict=True)
-        }
+        self._known = {row.tobytes(): told for row, told in zip(seen.dense, wanted, strict=True)}
         self._mean = wanted.mean(axis=0)
 
     def outputs(self, features: Features) -> Floats:
@@ -136,7 +134,9 @@ def test_gaps_are_filled_without_what_is_held_back() -> None:
     own = np.tile(np.eye(pairs, dtype=np.float32) * 30, (2, 1))
     seen = Features(own, own[:, :0], ())
     scores = np.full((2 * pairs, 2), np.nan)
-    scores[:pairs, 0], scores[pairs:, 1] = chance = np.random.default_rng(4).integers(0, 2, (2, pairs))
+    scores[:pairs, 0], scores[pairs:, 1] = chance = np.random.default_rng(4).integers(
+        0, 2, (2, pairs)
+    )
     leak = filled(scores, seen)[pairs:, 0]
     assert np.abs(leak - chance[0]).mean() < 0.05, "or this test shows nothing"
     columns = np.arange(pairs, dtype=np.int32)

@@ -70,7 +70,9 @@ def test_the_same_seed_gives_the_same_blocks(wanted: Reals) -> None:
     for one, other in zip(outputs(few_points), outputs(few_points), strict=True):
         assert (one == other).all()
     changed = outputs(replace(few_points, seed=1))
-    assert any((one != other).any() for one, other in zip(outputs(few_points), changed, strict=True))
+    assert any(
+        (one != other).any() for one, other in zip(outputs(few_points), changed, strict=True)
+    )
 
 
 # --------------------------------------------------------------------------------------- n-grams
@@ -124,7 +126,9 @@ def test_some_of_the_points_come_close_to_all() -> None:
     def outputs(most: int) -> Floats:
         points, dual, offset = kernel_ridge(rows, wanted, 1.0, 0.1, most, 0)
         assert len(points) == min(most, 500)
-        kernel = Kernel(np.arange(3, dtype=np.int32), np.ones(3, np.float32), points, dual, offset, 1.0)
+        kernel = Kernel(
+            np.arange(3, dtype=np.int32), np.ones(3, np.float32), points, dual, offset, 1.0
+        )
         return kernel.outputs(Features(new, new, ()))
 
     full = outputs(1000)
@@ -147,7 +151,9 @@ def test_a_forest_says_what_scikit_learns_says() -> None:
     dense = rng.integers(0, 4, (300, 5)).astype(np.float32)  # many ties with thresholds
     wanted = rng.random((300, 2))
     columns = np.array([4, 1, 2], dtype=np.int32)
-    theirs = ExtraTreesRegressor(12, min_samples_leaf=3, random_state=0).fit(dense[:, columns], wanted)
+    theirs = ExtraTreesRegressor(12, min_samples_leaf=3, random_state=0).fit(
+        dense[:, columns], wanted
+    )
     ours = _forest([tree.tree_ for tree in theirs.estimators_], columns)
     assert isinstance(ours, Forest)
     new = rng.integers(-1, 5, (200, 5)).astype(np.float32)

@@ -82,10 +82,10 @@ def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(MapError, match=r"fits an active budget of 0\.5$"):
         solved(problem, np.array([1.0, 2.0]), 0.5)
     tight = Problem(problem.worth, problem.shares, np.array([20.0, 40.0]), 10.0)
-    with pytest.raises(MapError, match=r"an active budget of 2 and 10 GB of memory"):
+    with pytest.raises(MapError, match=r"fits 10 GB of memory and an active budget of 2$"):
         frontier(tight, np.array([1.0, 2.0]), "params_b")
-    with pytest.raises(MapError, match="10 GB"):
-        resident_of(tight, np.array([1.0, 2.0]))
+    with pytest.raises(MapError, match=r"no choice of experts fits 10 GB of memory$"):
+        resident_of(tight)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -116,11 +116,13 @@ def test_experts_that_cost_nothing_have_one_map() -> None:
 
 def test_those_in_memory_are_those_of_the_best_map() -> None:
     worth = np.array([[0.9, 0.8, 0.1], [0.1, 0.7, 0.9]])
-    shares, costs = np.array([0.5, 0.5]), np.array([1.0, 2.0, 3.0])
-    assert resident_of(Problem(worth, shares), costs) == (0, 1, 2)
+    shares = np.array([0.5, 0.5])
+    assert resident_of(Problem(worth, shares)) == (0, 1, 2)
     memory = np.array([10.0, 10.0, 10.0])
-    assert resident_of(Problem(worth, shares, memory, 20.0), costs) == (0, 2)
-    assert resident_of(Problem(worth, shares, memory, 10.0), costs) == (1,)
+    both = Problem(worth, shares, memory, 20.0)
+    assert resident_of(both) == (0, 2)
+    assert resident_of(Problem(worth, shares, memory, 10.0)) == (1,)
+    assert solved(both.among([0, 2]), np.ones(2), 1.0) == (0, 1)
 
 
 def test_worth_is_the_mean_of_what_is_known() -> None:
