@@ -114,13 +114,14 @@ def _guarded(work: Callable[[argparse.Namespace], int], options: argparse.Namesp
 def _train(options: argparse.Namespace) -> int:
     from policies.composition.artifact import write_artifact
     from policies.training.experts.frontier import draw_pictures
-    from policies.training.experts.pipeline import steps, train
+    from policies.training.experts.pipeline import check, steps, train
     from policies.training.outcomes.rows import read_rows
 
     _check_folder(options.out)
     rows = read_rows(options.rows)
     if options.models:
         rows = rows.of([name.strip() for name in options.models.split(",")])
+    check(rows)
     training = _training(options, rows)
     embedded = len(rows) + (0 if training.held is None else len(training.held))
     with (
@@ -209,10 +210,10 @@ def _embedder(options: argparse.Namespace) -> Embedder | None:
 
     if options.embeddings is None:
         return minilm() if options.features == "all" else None
-    from policies.training.remote_embedder import RemoteEmbedder
-
     if not options.embeddings_model:
         raise RowsError("--embeddings: name its model with --embeddings-model")
+    from policies.training.remote_embedder import RemoteEmbedder
+
     return RemoteEmbedder.connect(options.embeddings, options.embeddings_model, options.key_env)
 
 

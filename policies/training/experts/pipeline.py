@@ -90,7 +90,7 @@ def steps(training: Training) -> int:
 
 def train(rows: Rows, training: Training, progress: Progress) -> Trained:
     """Learn a composition of experts. Raises `RowsError` or `MapError`."""
-    _check(rows)
+    check(rows)
     recipe = training.recipe
     asks = asks_in(rows)
     reading, features = _read(asks, training)
@@ -123,7 +123,7 @@ def train(rows: Rows, training: Training, progress: Progress) -> Trained:
     return Trained(card, parts)
 
 
-def _check(rows: Rows) -> None:
+def check(rows: Rows) -> None:
     """Raises `RowsError` for rows that nothing can be learned from."""
     if len(rows.models) < 2:
         raise RowsError(

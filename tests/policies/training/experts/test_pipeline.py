@@ -74,7 +74,7 @@ def test_a_planted_rule_is_learned(plain: Trained, new: tuple[Rows, np.ndarray])
     rows, better = new
     assert (choices(plain, rows) == better).mean() > 0.95
     told = quality(plain, rows)
-    assert told[better == SUMS, SUMS].mean() == pytest.approx(0.9, abs=0.12)
+    assert told[better == SUMS, SUMS].mean() == pytest.approx(0.85, abs=0.12)
     assert told[better == WORDS, SUMS].mean() == pytest.approx(0.1, abs=0.12)
 
 
@@ -115,7 +115,7 @@ def test_a_frontier_lies_between_its_bounds(plain: Trained) -> None:
     middle = curve["points"][5]
     assert middle["lots"] + 0.2 < middle["score"] <= middle["oracle"]
     assert middle["low"] <= middle["score"] <= middle["high"]
-    assert curve["points"][0]["score"] == pytest.approx(planted().scores.mean(axis=0).min())
+    assert curve["points"][0]["score"] == pytest.approx(planted().scores[:, SUMS].mean())
 
 
 def test_tasks_are_the_categories() -> None:
