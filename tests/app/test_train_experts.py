@@ -105,7 +105,10 @@ def test_json_is_the_card_with_its_frontier(rows: str, tmp_path: Path, said: Sai
 
 
 def test_what_experts_cost_is_told_or_read(tmp_path: Path, said: Said) -> None:
-    costs = {"cost/sums": [0.001, *[None] * 79], "cost/words": [None] * 80}
+    costs: dict[str, Sequence[Any]] = {
+        "cost/sums": [0.001, *[None] * 79],
+        "cost/words": [None] * 80,
+    }
     rows = written(tmp_path / "rows.parquet", planted(80), **costs)
     told = ["--params", "SUMS=2", "--usd", "words=0.5", "--memory", "sums=20", "--memory=words=30"]
     assert lexical(rows, tmp_path / "router", *told, "--resident", "35") == 0

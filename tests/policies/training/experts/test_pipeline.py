@@ -40,7 +40,8 @@ def trained(rows: Rows, training: Training = TRAINING) -> Trained:
 
 def choices(of: Trained, rows: Rows, training: Training = TRAINING) -> np.ndarray:
     """Who is expected to do best on these rows."""
-    return quality(of, rows, training).argmax(axis=1)
+    best: np.ndarray = quality(of, rows, training).argmax(axis=1)
+    return best
 
 
 def quality(of: Trained, rows: Rows, training: Training = TRAINING) -> np.ndarray:
