@@ -25,8 +25,8 @@ from policies.training.outcomes.requests import requests_of
 from policies.training.outcomes.rows import Rows, read_prompts
 from policies.training.outcomes.tables import read_table, write_table
 from policies.training.replay import replayed
+from router.decide import Foretelling
 from router.references import build_policy
-from router.steps import Foretelling
 from tests.policies.training.experts.planted import EXPERTS, QUICK, planted
 
 Said = Callable[[], tuple[str, str]]

@@ -26,6 +26,9 @@ from policies.training.experts.gaps import filled
 
 Indices = npt.NDArray[np.int64]
 
+STILL = 1e-4
+"""Part of the spread of what came, below which predictions do not count as moving."""
+
 
 @dataclass(frozen=True, slots=True)
 class Blended:
@@ -92,5 +95,11 @@ def _weights(unseen: Reals, wanted: Reals) -> Floats:
 
 
 def slope(told: Reals, came: Reals) -> float:
-    """Of the regression of `came` on `told` through the origin; 0 where it falls."""
-    return max(float(told @ came) / max(float(told @ told), 1e-12), 0.0)
+    """Of the regression of `came` on `told` through the origin; 0 where it falls.
+
+    And where `told` hardly moves: what is left is rounding, and would get a weight of thousands.
+    """
+    moved = float(told @ told)
+    if moved <= STILL**2 * float(came @ came):
+        return 0.0
+    return max(float(told @ came) / moved, 0.0)

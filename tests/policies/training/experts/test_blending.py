@@ -6,16 +6,15 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
 
-from policies.composition.blocks import Block, Linear
 from policies.composition.features import Features
 from policies.composition.lexical import Floats
 from policies.training.experts.blending import Blended, blended, folds_of, slope
-from policies.training.experts.fit import Fit, Reals, fit_linear
+from policies.training.experts.fit import Fit, Reals
 from policies.training.experts.gaps import filled
 
 ROWS = 240
-COLUMNS = np.arange(3, dtype=np.int32)
 
 
 def features(rows: int = ROWS, seed: int = 0) -> Features:
@@ -32,15 +31,28 @@ def outcomes(seen: Features, noise: float = 0.05) -> Reals:
     return clipped
 
 
-def linear(seen: Features, wanted: Reals) -> Block:
-    return fit_linear(seen, wanted, COLUMNS, 1.0)
+class Linear:
+    """Ridge regression over everything."""
+
+    def __init__(self, seen: Features, wanted: Reals) -> None:
+        self._ridge = Ridge(1.0).fit(seen.dense, wanted)
+
+    def outputs(self, features: Features) -> Floats:
+        if not len(features):
+            return np.zeros((0, 3), np.float32)
+        found: Floats = self._ridge.predict(features.dense).astype(np.float32)
+        return found
 
 
-def nothing(seen: Features, wanted: Reals) -> Block:
+class Mean:
     """Expects the mean, whatever it sees."""
-    del seen
-    zero = np.zeros((3, wanted.shape[1]), np.float32)
-    return Linear(COLUMNS, zero, wanted.mean(axis=0).astype(np.float32))
+
+    def __init__(self, seen: Features, wanted: Reals) -> None:
+        del seen
+        self._mean = wanted.mean(axis=0, dtype=np.float32)
+
+    def outputs(self, features: Features) -> Floats:
+        return np.tile(self._mean, (len(features), 1))
 
 
 class Memory:
@@ -85,22 +97,22 @@ def test_folds_follow_from_the_seed() -> None:
 
 def test_what_foretells_nothing_has_no_weight() -> None:
     seen = features()
-    found = made(seen, outcomes(seen), {"nothing": nothing, "linear": linear})
+    found = made(seen, outcomes(seen), {"nothing": Mean, "linear": Linear})
     assert found.blend.weights[0] == pytest.approx([0, 0], abs=1e-6)
     assert found.blend.weights[1, 1] == pytest.approx(1, abs=0.1)
 
 
 def test_twice_the_same_block_counts_as_one() -> None:
     seen = features()
-    twice = made(seen, outcomes(seen), {"one": linear, "other": linear})
-    once = made(seen, outcomes(seen), {"one": linear})
+    twice = made(seen, outcomes(seen), {"one": Linear, "other": Linear})
+    once = made(seen, outcomes(seen), {"one": Linear})
     assert twice.blend.weights.sum(axis=0)[1] == pytest.approx(once.blend.weights[0, 1], rel=1e-3)
     assert twice.unseen == pytest.approx(once.unseen, abs=1e-4)
 
 
 def test_a_blend_expects_of_new_rows_what_comes() -> None:
     seen, new = features(), features(seed=5)
-    quality = made(seen, outcomes(seen), {"linear": linear, "nothing": nothing}).blend.quality(new)
+    quality = made(seen, outcomes(seen), {"linear": Linear, "nothing": Mean}).blend.quality(new)
     assert np.abs(quality - outcomes(new, noise=0.0)).mean() < 0.03
 
 
@@ -118,7 +130,7 @@ def test_what_is_unseen_was_not_seen() -> None:
     """Scores by chance, and a block that knows every row of its training by heart."""
     seen = features()
     scores = np.random.default_rng(3).integers(0, 2, (ROWS, 2)).astype(float)
-    found = made(seen, scores, {"memory": Memory, "linear": linear})
+    found = made(seen, scores, {"memory": Memory, "linear": Linear})
     assert np.abs(found.unseen - scores).mean() > 0.4, "no better than the mean"
     gained = ((scores - scores.mean(axis=0)) ** 2).mean() - ((scores - found.unseen) ** 2).mean()
     assert gained < 0.02
@@ -139,12 +151,7 @@ def test_gaps_are_filled_without_what_is_held_back() -> None:
     )
     leak = filled(scores, seen)[pairs:, 0]
     assert np.abs(leak - chance[0]).mean() < 0.05, "or this test shows nothing"
-    columns = np.arange(pairs, dtype=np.int32)
-
-    def fit(part: Features, wanted: Reals) -> Block:
-        return fit_linear(part, wanted, columns, 1.0)
-
-    found = made(seen, scores, {"linear": fit})
+    found = made(seen, scores, {"linear": Linear})
     told = found.unseen[:pairs, 0] + np.linspace(0, 1e-9, pairs)
     assert np.corrcoef(told, chance[0])[0, 1] < 0.35
 
