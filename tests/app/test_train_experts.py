@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,17 @@ import numpy as np
 import pytest
 
 from app.cli import main
+from policies import TABLE
 from policies.composition.artifact import read_artifact
 from policies.composition.prior import Prior, shipped
 from policies.training.experts import frontier, pipeline, recipe
 from policies.training.outcomes.rows import Rows, read_rows
 from policies.training.outcomes.tables import write_table
+from router.config import load_file, parse
 from tests.policies.training.experts.planted import planted
 
 Said = Callable[[], tuple[str, str]]
+ROOT = Path(__file__).parents[2]
 DRAW = frontier.draw_pictures
 FILES = {"experts.json", "experts.safetensors", "grams.json"}
 
@@ -158,6 +162,50 @@ def test_an_artifact_is_replaced_as_a_whole(rows: str, tmp_path: Path) -> None:
     before = read_artifact(tmp_path / "router").fingerprint
     assert lexical(rows, tmp_path / "router", "--seed", "1") == 0
     assert read_artifact(tmp_path / "router").fingerprint != before
+
+
+# ---------------------------------------------------------------------- what the pages show
+
+
+@pytest.fixture
+def my_router(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The artifact that the example names, in the folder where Tandem is started."""
+    names = ("Qwen2.5-7B-Instruct", "Qwen2.5-72B-Instruct")
+    rows = written(tmp_path / "outcomes.parquet", replace(planted(80), models=names))
+    assert lexical(rows, tmp_path / "my-router") == 0
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("my_router")
+def test_the_example_is_accepted() -> None:
+    document = load_file(ROOT / "deploy/configs/experts.yaml", TABLE)
+    assert document.kinds["auto"] == "experts"
+
+
+@pytest.mark.usefixtures("my_router")
+def test_configurations_on_the_page_are_accepted() -> None:
+    page = (ROOT / "docs/experts.md").read_text(encoding="utf-8")
+    models = "models: {small: {backends: [http://a]}, large: {backends: [http://b]}"
+    for name in ("Qwen2.5-7B-Instruct", "Qwen2.5-72B-Instruct"):
+        models += f", {name}: {{backends: [http://c]}}"
+    shown = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    shown += [f"policies: {{auto: {block}}}\n" for block in re.findall(r"-d '(\{.*\})'", page)]
+    assert len(shown) == 3
+    for block in shown:
+        assert parse(f"{models}}}\n{block}default: auto\n", TABLE).kinds["auto"] == "experts"
+
+
+def test_the_fields_of_a_card_are_on_the_page(rows: str, tmp_path: Path) -> None:
+    assert lexical(rows, tmp_path / "router") == 0
+    card = json.loads((tmp_path / "router/experts.json").read_text())
+    page = (
+        (ROOT / "docs/experts.md").read_text(encoding="utf-8").partition("| field of the card")[2]
+    )
+    told = re.findall("`([a-z_0-9]+)`", page.partition("\n\n")[0])
+    inner = {name for each in ("experts", "categories", "maps") for name in card[each][0]}
+    inner -= {"experts"}
+    metrics = {*card["metrics"], *card["metrics"]["experts"]["sums"]} - {"experts"}
+    assert {*card, *inner, *metrics} <= set(told)
 
 
 # ------------------------------------------------------------------------------------- held rows

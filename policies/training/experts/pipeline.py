@@ -43,6 +43,8 @@ NEIGHBOURS = 10
 UNCERTAIN = 0.02
 STRANGE = 0.01
 """Shares of the training rows that count as uncertain or unfamiliar: where the defaults lie."""
+SURE = 0.9
+"""But no prompt whose category is as probable as this, however sure the training rows were."""
 MOST_FAMILIAR = 4000
 """Prompts kept to tell how familiar a new one is."""
 
@@ -247,7 +249,7 @@ def _card(rows: Rows, training: Training, learned: _Learned) -> Card:
     embedder = training.reads
     prior = training.prior if embedder else None
     confident = told.unseen.max(axis=1)
-    least_confident = float(np.quantile(confident, UNCERTAIN))
+    least_confident = min(float(np.quantile(confident, UNCERTAIN)), SURE)
     least_similar = float(np.quantile(learned.similar.cosines, STRANGE))
     uncertain = confident[learned.similar.rows] < least_confident
     uncertain |= learned.similar.cosines < least_similar
