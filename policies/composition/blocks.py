@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -99,26 +99,38 @@ class Kernel:
     dual: Floats
     offset: Floats
     gamma: float
+    _squares: Floats = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_squares", squares(self.points))
 
     def outputs(self, features: Features) -> Floats:
         """As `Block`."""
         rows = features.dense[:, self.columns] * self.scale
-        parts = [
-            gaussian(rows[start : start + _CHUNK], self.points, self.gamma) @ self.dual
-            for start in range(0, len(rows), _CHUNK)
-        ]
-        shape = (0, len(self.offset))
-        return (np.concatenate(parts) if parts else np.zeros(shape)).astype(
-            np.float32
-        ) + self.offset
+        outputs = np.empty((len(rows), len(self.offset)), np.float32)
+        for start in range(0, len(rows), _CHUNK):
+            part = rows[start : start + _CHUNK]
+            near = gaussian(part, self.points, self.gamma, self._squares)
+            outputs[start : start + _CHUNK] = near @ self.dual + self.offset
+        return outputs
 
 
-def gaussian(rows: Floats, points: Floats, gamma: float) -> Floats:
-    """exp(-gamma x squared distance), [rows, points]."""
-    apart = (rows * rows).sum(axis=1)[:, None] + (points * points).sum(axis=1)
-    apart -= 2 * rows @ points.T
-    values: Floats = np.exp(-gamma * np.maximum(apart, 0), dtype=np.float32)
+def gaussian(rows: Floats, points: Floats, gamma: float, of_points: Floats | None = None) -> Floats:
+    """exp(-gamma x squared distance), [rows, points]; `of_points` are their `squares`, if known."""
+    apart = rows @ points.T
+    apart *= -2
+    apart += squares(points) if of_points is None else of_points
+    apart += squares(rows)[:, None]
+    np.maximum(apart, 0, out=apart)
+    apart *= -gamma
+    values: Floats = np.exp(apart, out=apart)
     return values
+
+
+def squares(rows: Floats) -> Floats:
+    """The squared length of each row, [rows]."""
+    summed: Floats = np.einsum("ij,ij->i", rows, rows)
+    return summed
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,12 +224,13 @@ def _card(rows: Rows, training: Training, learned: _Learned) -> Card:
     prior = training.prior if embedder else None
     confident = told.unseen.max(axis=1)
     costs = next(iter(priced(training.experts, rows).values()))
+    resident = resident_of(problem, costs)
     return Card(
         experts=training.experts,
         categories=kinds.categories,
         maps=maps,
-        strong=int(np.nanmean(rows.scores, axis=0).argmax()),
-        resident=resident_of(problem, costs),
+        strong=max(resident, key=np.nanmean(rows.scores, axis=0).__getitem__),
+        resident=resident,
         source=kinds.source,
         embedding=None
         if embedder is None
