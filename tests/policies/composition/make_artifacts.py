@@ -30,8 +30,9 @@ EXPERTS = (
     Expert("other", params_b=3.0, usd=0.002, memory_gb=6.0),
 )
 RECIPE = Recipe(features="lexical", folds=3, trees=8, leaf=4, directions=4, most_grams=300)
-WORTH = {"sums": (0.9, 0.95, 0.7), "code": (0.1, 0.9, 0.3), "chat": (0.4, 0.6, 0.8)}
-"""The chance of each expert to be right, by task."""
+WORTH = {"sums": (0.95, 0.8, 0.7), "code": (0.1, 0.9, 0.3), "chat": (0.4, 0.6, 0.85)}
+"""The mean score of each expert, by task."""
+SPREAD = 0.05
 DIMENSION = 8
 
 
@@ -77,14 +78,14 @@ def prompts() -> dict[str, list[str]]:
 
 
 def rows() -> Rows:
-    """Outcomes, drawn once and for all."""
+    """Outcomes, the same ones every time."""
     said = [(task, prompt) for task, several in prompts().items() for prompt in several]
-    draws = np.random.default_rng(5).random((len(said), len(EXPERTS)))
     worth = np.array([WORTH[task] for task, _ in said])
+    drawn = np.random.default_rng(5).normal(0, SPREAD, worth.shape)
     return Rows(
         prompts=tuple(prompt for _, prompt in said),
         models=tuple(expert.name for expert in EXPERTS),
-        scores=(draws < worth).astype(float),
+        scores=np.clip(worth + drawn, 0, 1),
         tasks=tuple(task for task, _ in said),
     )
 
