@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from policies.composition.artifact import Expert, write_artifact
-from policies.composition.embedder import Floats, Progress
+from policies.composition.embedder import Floats, Progress, minilm
+from policies.composition.prior import shipped
 from policies.training.experts.pipeline import Trained, Training, train
 from policies.training.experts.recipe import Recipe
 from policies.training.outcomes.rows import Rows
@@ -63,7 +64,7 @@ def prompts() -> dict[str, list[str]]:
     things = ("a list", "a word", "a date", "a tree", "a queue")
     verbs = ("sorts", "reverses", "prints", "copies", "checks")
     moods = ("rain", "my cat", "Lisbon", "old films", "the sea")
-    asked = ("Tell me a story about {}, please", "How do you like {}?", "Write to my aunt about {}")
+    asked: tuple[str, ...] = ("Tell me a story about {}, please", "How do you like {}?", "Write to my aunt about {}")
     asked = (*asked, "Why do people love {} so much?", "Write a poem about {}")
     programs = [f"Write a program about {mood}" for mood in moods]
     return {
@@ -107,7 +108,19 @@ def remote() -> Trained:
     return made(Training(EXPERTS, recipe, embedder=Letters(), remote=True))
 
 
+def local() -> Trained:
+    """An artifact with the embedder that ships, and its prior."""
+    recipe = replace(RECIPE, features="all")
+    return made(Training(EXPERTS, recipe, embedder=minilm(), prior=shipped()))
+
+
+def write(folder: Path, trained: Trained) -> Path:
+    """The folder, written."""
+    write_artifact(folder, trained.card, trained.parts)
+    return folder
+
+
 if __name__ == "__main__":
     for folder, trained in ((LEXICAL, lexical()), (REMOTE, remote())):
-        write_artifact(folder, trained.card, trained.parts)
+        write(folder, trained)
         print(folder, sum(file.stat().st_size for file in folder.iterdir()), "bytes")

@@ -99,7 +99,8 @@ def test_each_turn_is_seen_as_it_was_seen_then(source: Any) -> None:
 
 
 def test_nobody_said_anything() -> None:
-    for body in ({}, {"messages": []}, {"prompt": [1, 2, 3]}, {"prompt": []}, {"input": None}):
+    bodies: list[dict[str, Any]] = [{}, {"messages": []}, {"prompt": [1, 2, 3]}, {"input": None}]
+    for body in [*bodies, {"prompt": []}]:
         assert asks_of(body) == []
         assert ask_of(body) == Ask("")
 
