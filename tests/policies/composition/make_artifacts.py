@@ -64,7 +64,11 @@ def prompts() -> dict[str, list[str]]:
     things = ("a list", "a word", "a date", "a tree", "a queue")
     verbs = ("sorts", "reverses", "prints", "copies", "checks")
     moods = ("rain", "my cat", "Lisbon", "old films", "the sea")
-    asked: tuple[str, ...] = ("Tell me a story about {}, please", "How do you like {}?", "Write to my aunt about {}")
+    asked: tuple[str, ...] = (
+        "Tell me a story about {}, please",
+        "How do you like {}?",
+        "Write to my aunt about {}",
+    )
     asked = (*asked, "Why do people love {} so much?", "Write a poem about {}")
     programs = [f"Write a program about {mood}" for mood in moods]
     return {

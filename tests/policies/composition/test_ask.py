@@ -24,7 +24,11 @@ def chat(*said: tuple[str, Any]) -> dict[str, Any]:
         {"prompt": ["What is 3 + 4?", "And 4 + 4?"]},
         {"input": "What is 3 + 4?"},
         {"input": ["What is 3 + 4?"]},
-        {"input": [{"role": "user", "content": [{"type": "input_text", "text": "What is 3 + 4?"}]}]},
+        {
+            "input": [
+                {"role": "user", "content": [{"type": "input_text", "text": "What is 3 + 4?"}]}
+            ]
+        },
     ],
     ids=["chat", "parts", "completion", "completions", "response", "strings", "items"],
 )

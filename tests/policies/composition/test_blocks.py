@@ -132,7 +132,9 @@ def test_categories_are_scikit_learns_logistic_regression() -> None:
 
 
 def test_a_table_weighs_what_categories_say() -> None:
-    likely = Categories(("a", "b"), columns(0), np.zeros((1, 2), np.float32), np.zeros(2, np.float32), 1.0)
+    likely = Categories(
+        ("a", "b"), columns(0), np.zeros((1, 2), np.float32), np.zeros(2, np.float32), 1.0
+    )
     table = Table(np.array([[1, 0], [0, 2]], np.float32), likely)
     assert table.outputs(features()).tolist() == [[0.5, 1.0]] * ROWS
 

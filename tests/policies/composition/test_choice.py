@@ -42,9 +42,7 @@ def test_the_expert_that_is_worth_most_at_the_rate() -> None:
     quality=st.lists(st.floats(0, 1), min_size=3, max_size=3),
     rate=st.floats(0, 1),
 )
-def test_it_is_the_choice_that_the_budget_was_tried_with(
-    quality: list[float], rate: float
-) -> None:
+def test_it_is_the_choice_that_the_budget_was_tried_with(quality: list[float], rate: float) -> None:
     expected = chosen(np.array([quality]), COSTS, rate)[0]
     assert Rule(COSTS, 1, EVERYBODY, rate=rate).choose(judgement(*quality), FREE) == expected
 

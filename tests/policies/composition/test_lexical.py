@@ -14,7 +14,9 @@ from policies.composition.ask import Ask
 from policies.composition.features import CLIP, Layout, Units, forms, units
 from policies.composition.lexical import GRAMS, NAMES, grams, lexical, words_in
 
-TEXTS = st.text(max_size=200) | st.sampled_from(["", " ", "\n\n", "\ud800", "A" * 5000, "1,2.3" * 9])
+TEXTS = st.text(max_size=200) | st.sampled_from(
+    ["", " ", "\n\n", "\ud800", "A" * 5000, "1,2.3" * 9]
+)
 
 
 def named(text: str) -> dict[str, float]:
