@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from policies.composition.artifact import Artifact
-from policies.composition.ask import Ask, Source, asks_of
+from policies.composition.ask import Ask, Source, ask_of, asks_of
 from policies.composition.choice import SHARE, Rule, Wish, rule_for
 from policies.composition.judge import Judge, Judgement
 from policies.composition.opening import opened, trained_on
@@ -53,9 +53,11 @@ class Budget:
         several = (self.params_b, self.usd, self.large_share)
         stated = [value for value in several if value is not None]
         if len(stated) != 1:
-            raise ValueError("budget: set one of params_b, usd, large_share")
-        if stated[0] < 0 or (self.large_share or 0) > 1:
-            raise ValueError("budget: must not be negative, and a share is at most 1")
+            raise ValueError("set one of params_b, usd, large_share")
+        if stated[0] < 0:
+            raise ValueError("must not be negative")
+        if (self.large_share or 0) > 1:
+            raise ValueError("large_share: a share is at most 1")
 
     @property
     def stated(self) -> tuple[str, float]:
@@ -78,9 +80,9 @@ class Risk:
 
     def __post_init__(self) -> None:
         if not 0 < self.worse < 1:
-            raise ValueError("risk.worse: must lie between 0 and 1")
+            raise ValueError("worse: must lie between 0 and 1")
         if not 0 < self.confidence < 1:
-            raise ValueError("risk.confidence: must lie between 0 and 1")
+            raise ValueError("confidence: must lie between 0 and 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,22 +128,28 @@ class Experts:
     """The model that embeds prompts, for an artifact that was trained with one of `/v1/embeddings`;
     else the local one does."""
     _artifact: Artifact = field(init=False, repr=False, compare=False)
-    _judge: Judge = field(init=False, repr=False, compare=False)
+    _judge: Judge = field(init=False, repr=False)
     _rule: Rule = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.budget is not None and self.risk is not None:
+            raise ValueError("risk: a budget is set already; both cannot be kept")
+        if self.risk is not None and self.by == "category":
+            raise ValueError("risk: is bounded by quality only, not by category")
+        if (self.sticky or 0) < 0:
+            raise ValueError("sticky: must not be negative")
+        if self.patience < 0:
+            raise ValueError("patience: must not be negative")
+        if not 0 <= (self.confidence or 0) <= 1:
+            raise ValueError("confidence: a probability lies between 0 and 1")
+        if not -1 <= (self.similarity or 0) <= 1:
+            raise ValueError("similarity: a cosine lies between -1 and 1")
         artifact, judge = opened(Path(self.artifact), remote=self.embedder is not None)
         names = [expert.name for expert in artifact.card.experts]
         if strange := [name for name in self.experts if name not in names]:
             raise ValueError(
                 f"experts: the artifact has no expert {strange[0]}; it has {', '.join(names)}"
             )
-        if self.budget is not None and self.risk is not None:
-            raise ValueError("risk: a budget is set already; both cannot be kept")
-        if self.risk is not None and self.by == "category":
-            raise ValueError("risk: is bounded by quality only, not by category")
-        if (self.sticky or 0) < 0 or self.patience < 0:
-            raise ValueError("sticky, patience: must not be negative")
         object.__setattr__(self, "_artifact", artifact)
         object.__setattr__(self, "_judge", judge)
         wish = Wish(
@@ -171,11 +179,10 @@ class Experts:
         """The category and how sure it is, each expert's expected score, and the choice, as if
         every expert could be asked and nothing had been said before.
         """
-        read = [asks_of(request.body, self.text) for request in requests]
-        new = [a[-1] for a in read if a and self._judge.remembered(a[-1]) is None]
-        if new and self.embedder is None:
-            self._judge.think(new)
-        return [self._row(self._judge.judge(a[-1] if a else Ask(""))) for a in read]
+        if self.embedder is not None:
+            raise ValueError("embedder: nothing can be foretold where a backend makes embeddings")
+        read = [ask_of(request.body, self.text) for request in requests]
+        return [self._row(judgement) for judgement in self._judge.judge_all(read)]
 
     def trained_on(self, prompts: Sequence[str]) -> int:
         """How many of these prompts its artifact, or the artifact's prior, was trained on."""
@@ -206,8 +213,8 @@ class Experts:
             yield from note("unread", "nobody asked anything in words")
             return (yield from route(self._last, request))
         judged = yield from self._judged(asks, request)
-        if isinstance(judged, Failed):
-            yield from note("unread", f"the embedder failed: {judged.fault.summary}")
+        if isinstance(judged, str):
+            yield from note("unread", f"the embedder failed: {judged}")
             return (yield from route(self._last, request))
         target, reason, detail = self._decide(asks, judged, fleet)
         yield from note(reason, detail, self._expected(judged[-1]))
@@ -219,20 +226,29 @@ class Experts:
             return (yield from route(self._last, request))
         return ended
 
-    def _judged(self, asks: Sequence[Ask], request: Request) -> Phrase[list[Judgement] | Failed]:
-        """What the judge thinks of each turn: remembered, or thought about off the event loop."""
-        known = [self._judge.remembered(ask) for ask in asks]
-        new = [ask for ask, judged in zip(asks, known, strict=True) if judged is None]
-        vectors: Vectors | None = None
-        if new and self.embedder is not None:
-            embedded = yield from embed(self.embedder, request, tuple(ask.text for ask in new))
-            if isinstance(embedded, Failed):
-                return embedded
-            vectors = embedded
+    def _judged(self, asks: Sequence[Ask], request: Request) -> Phrase[list[Judgement] | str]:
+        """What the judge thinks of each turn: remembered, or thought about off the event loop.
+
+        A string says why nothing can be thought.
+        """
+        known = {ask: self._judge.remembered(ask) for ask in asks}
+        new = [ask for ask, judged in known.items() if judged is None]
         if new:
-            yield from compute(self._judge.think, new, vectors)
-            known = [self._judge.remembered(ask) or self._judge.judge(ask) for ask in asks]
-        return [judged for judged in known if judged is not None]
+            texts: tuple[str, ...] = ()
+            vectors: Vectors = ()
+            if self.embedder is not None:
+                every = dict.fromkeys(ask.text for ask in new)
+                texts = tuple(text for text in every if self._judge.vectors.known(text) is None)
+            if self.embedder is not None and texts:
+                embedded = yield from embed(self.embedder, request, texts)
+                if isinstance(embedded, Failed):
+                    return embedded.fault.summary
+                vectors = embedded
+            thought = yield from compute(_thought, self._judge, new, texts, vectors)
+            if isinstance(thought, str):
+                return thought
+            known |= dict(zip(new, thought, strict=True))
+        return [judged for ask in asks if (judged := known[ask]) is not None]
 
     def _decide(
         self, asks: Sequence[Ask], judged: Sequence[Judgement], fleet: Fleet
@@ -300,3 +316,15 @@ class Experts:
         best = sorted(self._expected(judgement).items(), key=lambda pair: -pair[1])[:TOLD]
         told = ", ".join(f"{name} {quality:.2f}" for name, quality in best)
         return f"{category} {judgement.confidence:.2f}; expects {told}"
+
+
+def _thought(
+    judge: Judge, asks: Sequence[Ask], texts: Sequence[str], vectors: Vectors
+) -> list[Judgement] | str:
+    """What is thought of `asks`, given the embeddings of these texts; or why nothing is."""
+    try:
+        if texts:
+            judge.learn(texts, vectors)
+        return judge.think(asks)
+    except (ValueError, LookupError) as error:
+        return str(error)

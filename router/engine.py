@@ -20,7 +20,7 @@ from typing import Any, Never, TypeAlias
 
 from router.answer import Answer
 from router.attempts import Attempts, Live, Shared
-from router.call import Call
+from router.call import Call, silent
 from router.compose import Composer
 from router.dialect import OPENAI_STREAMS
 from router.faults import Blame, Fault, FaultError
@@ -250,6 +250,10 @@ class Drive:
             return Failed(Attempt(-1, step.model, ""), nowhere(pool, frozenset()))
         asked = Asked(self.shared.upstream, backend, pool, step.request)
         before = monotonic()
+        left = self._frames[-1].until - before
+        limit = left * step.share if isinstance(step, Embed) else left
+        patience = Patience(self.shared.alarms, limit)
+        patience.begin()
         try:
             match step:
                 case Render():
@@ -262,7 +266,13 @@ class Drive:
                     return await vectors(asked, step.texts)
         except FaultError as error:
             return Failed(Attempt(-1, step.model, backend.name), error.fault)
+        except asyncio.CancelledError:
+            if not patience.broke_it():
+                raise
+            fault = silent(limit, "first_token_timeout").fault
+            return Failed(Attempt(-1, step.model, backend.name), fault)
         finally:
+            patience.stop()
             self.ledger.waited += monotonic() - before
 
     # ------------------------------------------------------------------------- the end

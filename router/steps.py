@@ -227,11 +227,15 @@ class Spell:
 
 @dataclass(frozen=True, slots=True)
 class Embed:
-    """The embeddings of these texts, made by `model`. Reply: `Vectors`, or `Failed`."""
+    """The embeddings of these texts, made by `model`. Reply: `Vectors`, or `Failed`.
+
+    It may take `share` of the time that is left: somebody has yet to answer.
+    """
 
     model: str
     request: Request
     texts: tuple[str, ...]
+    share: float = 0.25
 
 
 @dataclass(frozen=True, slots=True)

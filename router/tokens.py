@@ -109,17 +109,13 @@ async def vectors(asked: Asked, texts: tuple[str, ...]) -> Vectors:
     said = await asked.answer("/v1/embeddings", {"input": texts, "encoding_format": "float"})
     data = said.get("data") if isinstance(said, dict) else None
     rows = data if isinstance(data, list) else []
-    found = {
-        row.get("index", at): row.get("embedding")
-        for at, row in enumerate(rows)
-        if isinstance(row, dict)
-    }
-    ordered = [found.get(at) for at in range(len(texts))]
-    if all(isinstance(row, list) and row for row in ordered):
-        try:
-            return tuple(tuple(float(number) for number in row or ()) for row in ordered)
-        except (TypeError, ValueError):
-            pass
+    try:
+        found = {row.get("index", at): row["embedding"] for at, row in enumerate(rows)}
+        ordered = [tuple(map(float, found[at])) for at in range(len(texts))]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        ordered = []
+    if len({len(row) for row in ordered}) == 1 and ordered[0]:
+        return tuple(ordered)
     raise broken("the backend's /v1/embeddings does not answer with embeddings", "bad_json")
 
 

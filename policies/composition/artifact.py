@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +106,9 @@ class PriorUsed:
 class Card:
     """Everything about an artifact that is no array.
 
-    `strong` is the index of the expert with the best mean score, `resident` those that fit the
-    memory budget of training (all, where there was none). Below `confidence` or `similarity` a
-    prompt counts as uncertain. `prior` names the prior whose expectations are features.
+    `resident` are the indices of the experts that fit the memory budget of training (all, where
+    there was none), `strong` is the one among them with the best mean score. Below `confidence` or
+    `similarity` a prompt counts as uncertain. `prior` names the prior whose expectations are features.
     `reference` says where the rows of the frontier came from: `folds` or `rows`.
     """
 
@@ -199,8 +199,8 @@ def write_artifact(folder: Path, card: Card, parts: Parts) -> None:
 
 
 def _fields(block: Block) -> list[tuple[str, Any]]:
-    names = type(block).__dataclass_fields__  # type: ignore[attr-defined]  # all are dataclasses
-    return [(name, getattr(block, name)) for name in names]
+    of: Any = block  # all are dataclasses
+    return [(each.name, getattr(of, each.name)) for each in fields(of) if each.init]
 
 
 def _shared(parts: Parts) -> dict[str, Any]:
@@ -257,9 +257,27 @@ def read_artifact(folder: Path) -> Artifact:
     digest = hashlib.sha256(text.encode() + stored).hexdigest()[:16]
     try:
         card = _card(stated)
+        _check(card)
         return Artifact(card, _parts(stated, arrays, vocabulary, card), digest)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ArtifactError(f"the files in {folder} do not fit together: {error!r}") from error
+    except KeyError as error:
+        raise misfit(folder, f"{error.args[0]} is missing") from error
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        raise misfit(folder, str(error)) from error
+
+
+def misfit(folder: Path, why: str) -> ArtifactError:
+    """The files of a folder are whole, and not of one artifact."""
+    return ArtifactError(f"the files in {folder} do not fit together: {why}; {_HINT}")
+
+
+def _check(card: Card) -> None:
+    """Every expert that is meant by its number must be there."""
+    experts = range(len(card.experts))
+    if card.strong not in card.resident or not set(card.resident) <= set(experts):
+        raise ValueError("strong and resident do not name its experts")
+    for one in card.maps:
+        if len(one.experts) != len(card.categories) or not set(one.experts) <= set(experts):
+            raise ValueError("a map names other experts or categories")
 
 
 def _card(stated: Mapping[str, Any]) -> Card:
@@ -306,6 +324,9 @@ def _parts(
         raise ValueError(f"{len(card.experts)} experts need {outputs} outputs")
     if len(categories.names) != len(categories.offset):
         raise ValueError("the classifier knows other categories than the card")
+    predicted, actual = arrays["reference.predicted"], arrays["reference.actual"]
+    if predicted.shape != actual.shape or predicted.shape[1:] != (len(card.experts),):
+        raise ValueError("the reference rows are of other experts")
 
     def units(name: str) -> Units:
         return Units(arrays[f"{name}.centre"], arrays[f"{name}.spread"])
@@ -318,9 +339,7 @@ def _parts(
         categories,
         blend,
         Familiar(arrays["familiar.points"].astype(np.float32), int(stated["neighbours"])),
-        Reference(
-            arrays["reference.predicted"].astype(float), arrays["reference.actual"].astype(float)
-        ),
+        Reference(predicted.astype(float), actual.astype(float)),
         arrays["prompts"],
     )
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal, TypeAlias
 
 Source: TypeAlias = Literal["ask", "user", "all"]
@@ -26,11 +27,9 @@ NOISE = (
     "project_layout", "additional_data", "user_info", "file_contents",
 )  # fmt: skip
 """Tags in which today's coding agents and chat front-ends wrap what no person typed."""
-_NOISE = re.compile(
-    rf"<({'|'.join(map(re.escape, NOISE))})(?:\s[^>]*)?>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE
-)
-_MOST_CLEANED = 65_536
-"""Characters of one turn that are looked through for noise; a pasted book is not."""
+_OPENED = re.compile(rf"<({'|'.join(map(re.escape, NOISE))})(?:\s[^<>]*)?>", re.IGNORECASE)
+_AHEAD = 2 * LONGEST
+"""Characters in which the next block is looked for: what follows is not read anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,33 +66,54 @@ def ask_of(body: Mapping[str, Any], source: Source = "ask") -> Ask:
 def asks_of(body: Mapping[str, Any], source: Source = "ask", most: int = 1) -> list[Ask]:
     """The asks of the last `most` turns of a person, in order: each as `ask_of` saw it then.
 
-    The last is the present one. Turns of a user in which only a tool spoke are none.
+    The last is the present one. Turns of a user in which only a tool spoke are none. Runs on the
+    event loop: a turn that is not read is not looked through either.
     """
     turns = list(said_in(body))
     system = sum(len(turn.text) for turn in turns if turn.role in ("system", "developer"))
     spoken = [turn for turn in turns if turn.role in ("user", "assistant")]
     tools = body.get("tools")
-    offered = len(tools) if isinstance(tools, Sequence) else 0
-    ends = [at for at, turn in enumerate(spoken) if turn.role == "user" and _cleaned(turn.text)]
-    return [_ask(spoken[: end + 1], source, system, offered) for end in ends[-most:]]
+    offered = len(tools) if isinstance(tools, list | tuple) else 0
+    heard: dict[int, str] = {}
+    ends: list[int] = []
+    for at in reversed(range(len(spoken))):
+        if source == "ask" and len(ends) == most:
+            break
+        asked = spoken[at].role == "user"
+        if (asked or source == "all") and (text := _cleaned(spoken[at].text)):
+            heard[at] = text  # the latest first: what is cut off is the oldest
+            if asked and len(ends) < most:
+                ends.append(at)
+    before = [*accumulate((len(turn.text) for turn in spoken), initial=system)]
+    asks = []
+    for end in reversed(ends):
+        texts = [heard[end]] if source == "ask" else [t for at, t in heard.items() if at <= end]
+        text, length = _joined(texts)
+        asks.append(Ask(text, length, system, offered, end, before[end]))
+    return asks
 
 
-def _ask(spoken: Sequence[Said], source: Source, system: int, tools: int) -> Ask:
-    if source == "ask":
-        text = _cleaned(spoken[-1].text)
-    else:
-        heard = [turn for turn in spoken if source == "all" or turn.role == "user"]
-        cleaned = [text for turn in heard if (text := _cleaned(turn.text))]
-        text = "\n".join(cleaned[::-1])  # the latest first: what is cut off is the oldest
-    before = system + sum(len(turn.text) for turn in spoken[:-1])
-    return Ask(text[:LONGEST], len(text), system, tools, len(spoken) - 1, before)
+def _joined(texts: Sequence[str]) -> tuple[str, int]:
+    """Line by line as far as it is read, and how long the whole would be."""
+    few, size = [], 0
+    for text in texts:
+        if size < LONGEST:
+            few.append(text)
+        size += len(text) + 1
+    return "\n".join(few)[:LONGEST], size - 1
 
 
 def _cleaned(text: str) -> str:
-    """Without the blocks of harnesses."""
-    if "<" in text:
-        text = _NOISE.sub("", text[:_MOST_CLEANED]) + text[_MOST_CLEANED:]
-    return text.strip()
+    """Without the blocks of harnesses, as far as it is read; one not closed goes on to the end."""
+    kept, size, at = [], 0, 0
+    text = text.strip()
+    while size < LONGEST and (opened := _OPENED.search(text, at, at + _AHEAD)):
+        kept.append(text[at : opened.start()])
+        size += opened.start() - at
+        closed = f"</{opened[1]}>"
+        end = text.find(closed, opened.end())
+        at = len(text) if end < 0 else end + len(closed)
+    return "".join([*kept, text[at:]]).strip()
 
 
 # --------------------------------------------------------------------------------- the bodies

@@ -8,16 +8,18 @@ routing is about (who is better at it). Each part was fitted elsewhere
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.composition.features import Features
-from policies.composition.lexical import Floats
+from policies.composition.lexical import Floats, grams_of
 
 Whole: TypeAlias = npt.NDArray[np.int32]
 
@@ -37,22 +39,51 @@ class Block(Protocol):
 class Grams:
     """A linear model over TF-IDF of character n-grams, rows of length 1, sublinear counts.
 
-    `idf` [grams], `weights` [grams, outputs], `offset` [outputs].
+    `idf` [grams], `weights` [grams, outputs], `offset` [outputs]. Which n-grams a word has is
+    remembered for the words that were read before.
     """
 
     vocabulary: Mapping[str, int]
     idf: Floats
     weights: Floats
     offset: Floats
+    _of_words: dict[str, Whole] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def outputs(self, features: Features) -> Floats:
         """As `Block`."""
-        rows = [self._row(counted) for counted in features.grams]
-        return np.stack(rows) if rows else np.zeros((0, len(self.offset)), np.float32)
+        outputs = np.empty((len(features.words), len(self.offset)), np.float32)
+        for at, words in enumerate(features.words):
+            outputs[at] = self._row(words)
+        return outputs
 
-    def _row(self, counted: Counter[str]) -> Floats:
-        where, values = tfidf(counted, self.vocabulary, self.idf)
-        return (values @ self.weights[where] + self.offset).astype(np.float32)
+    def _row(self, words: Counter[str]) -> Floats:
+        parts: list[Whole] = []
+        for word, times in words.items():
+            found = self._of_words.get(word)
+            parts += repeat(self._of_word(word) if found is None else found, times)
+        where, times = np.unique(np.concatenate(parts or [_NONE]), return_counts=True)
+        if not where.size:
+            return self.offset
+        values = (1 + np.log(times, dtype=np.float32)) * self.idf[where]
+        values /= math.sqrt(values @ values)
+        row: Floats = values @ self.weights[where] + self.offset
+        return row
+
+    def _of_word(self, word: str) -> Whole:
+        """Which grams of the vocabulary a word has, each as often as it has it, int32."""
+        places = map(self.vocabulary.get, grams_of(word))
+        found = np.array([at for at in places if at is not None], np.int32)
+        if len(word) <= _LONG_WORD:
+            if len(self._of_words) >= _MOST_WORDS:
+                self._of_words.clear()
+            self._of_words[word] = found
+        return found
+
+
+_NONE = np.zeros(0, np.int32)
+_LONG_WORD = 32
+_MOST_WORDS = 16_384
+"""Words remembered, of so many characters at most: 5 MB."""
 
 
 def tfidf(
@@ -83,26 +114,38 @@ class Kernel:
     dual: Floats
     offset: Floats
     gamma: float
+    _squares: Floats = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_squares", squares(self.points))
 
     def outputs(self, features: Features) -> Floats:
         """As `Block`."""
         rows = features.dense[:, self.columns] * self.scale
-        parts = [
-            gaussian(rows[start : start + _CHUNK], self.points, self.gamma) @ self.dual
-            for start in range(0, len(rows), _CHUNK)
-        ]
-        shape = (0, len(self.offset))
-        return (np.concatenate(parts) if parts else np.zeros(shape)).astype(
-            np.float32
-        ) + self.offset
+        outputs = np.empty((len(rows), len(self.offset)), np.float32)
+        for start in range(0, len(rows), _CHUNK):
+            part = rows[start : start + _CHUNK]
+            near = gaussian(part, self.points, self.gamma, self._squares)
+            outputs[start : start + _CHUNK] = near @ self.dual + self.offset
+        return outputs
 
 
-def gaussian(rows: Floats, points: Floats, gamma: float) -> Floats:
-    """exp(-gamma x squared distance), [rows, points]."""
-    apart = (rows * rows).sum(axis=1)[:, None] + (points * points).sum(axis=1)
-    apart -= 2 * rows @ points.T
-    values: Floats = np.exp(-gamma * np.maximum(apart, 0), dtype=np.float32)
+def gaussian(rows: Floats, points: Floats, gamma: float, of_points: Floats | None = None) -> Floats:
+    """exp(-gamma x squared distance), [rows, points]; `of_points` are their `squares`, if known."""
+    apart = rows @ points.T
+    apart *= -2
+    apart += squares(points) if of_points is None else of_points
+    apart += squares(rows)[:, None]
+    np.maximum(apart, 0, out=apart)
+    apart *= -gamma
+    values: Floats = np.exp(apart, out=apart)
     return values
+
+
+def squares(rows: Floats) -> Floats:
+    """The squared length of each row, [rows]."""
+    summed: Floats = np.einsum("ij,ij->i", rows, rows)
+    return summed
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +165,13 @@ class Forest:
     leaf: Whole
     values: Floats
     depth: int
+    _nodes: Whole = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """What is needed of a node lies side by side: a step is one look into memory."""
+        threshold = np.ascontiguousarray(self.threshold, np.float32).view(np.int32)
+        nodes = np.stack([self.column, threshold, self.left, self.right], axis=1)
+        object.__setattr__(self, "_nodes", np.ascontiguousarray(nodes, np.int32))
 
     def outputs(self, features: Features) -> Floats:
         """As `Block`: the mean over the trees."""
@@ -133,13 +183,24 @@ class Forest:
         return np.concatenate(parts) if parts else np.zeros(shape, np.float32)
 
     def _some(self, dense: Floats) -> Floats:
-        nodes = np.broadcast_to(self.roots, (len(dense), len(self.roots)))
-        rows = np.arange(len(dense))[:, None]
-        for _ in range(self.depth):
-            goes_left = dense[rows, self.column[nodes]] <= self.threshold[nodes]
-            nodes = np.where(goes_left, self.left[nodes], self.right[nodes])
-        mean: Floats = self.values[self.leaf[nodes]].mean(axis=1, dtype=np.float32)
+        """Every ask in every tree, a level at a time, until all have come to a leaf."""
+        row = np.repeat(np.arange(len(dense)) * dense.shape[1], len(self.roots))
+        nodes = np.tile(self.roots, len(dense))
+        numbers = dense.ravel()
+        for level in range(1, self.depth + 1):
+            here = self._nodes.take(nodes, axis=0)
+            goes_right = numbers.take(here[:, 0] + row) > here.view(np.float32)[:, 1]
+            further = np.where(goes_right, here[:, 3], here[:, 2])
+            if level % _LEVELS == 0 and np.array_equal(further, nodes):
+                break
+            nodes = further
+        leaves = self.leaf.take(nodes).reshape(len(dense), -1)
+        mean: Floats = self.values[leaves].mean(axis=1, dtype=np.float32)
         return mean
+
+
+_LEVELS = 3
+"""Levels of a tree between two looks at whether anybody is still on the way."""
 
 
 @dataclass(frozen=True, slots=True)

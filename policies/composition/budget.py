@@ -67,15 +67,20 @@ def mean_cost(quality: Reals, costs: Reals, rate: float) -> float:
 def rate_for(quality: Reals, costs: Reals, budget: float) -> float:
     """The smallest rate at which the mean cost is within `budget`.
 
-    Raises ValueError for a budget below the cheapest expert.
+    With a budget of the cheapest expert's cost it is the rate at which no other is worth it on any
+    row, these or new ones. Raises ValueError for a budget below.
     """
     cheapest = float(costs.min())
     if budget < cheapest * (1 - 1e-9):
         raise ValueError(f"{budget:g} is less than the cheapest expert costs, {cheapest:g}")
-    if mean_cost(quality, costs, 0.0) <= budget:
+    apart = np.diff(np.unique(costs))
+    if not apart.size:
         return 0.0
-    apart = float(np.diff(np.unique(costs)).min())
-    low, high = 0.0, 2.0 / apart  # qualities lie within 1: no dearer expert is worth this rate
+    low, high = 0.0, 2.0 / float(apart.min())  # qualities lie within 1: no dearer one is worth this
+    if budget <= cheapest:
+        return high
+    if mean_cost(quality, costs, low) <= budget:
+        return low
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         if mean_cost(quality, costs, middle) <= budget:
@@ -88,14 +93,16 @@ def rate_for(quality: Reals, costs: Reals, budget: float) -> float:
 def at_margin(quality: Reals, costs: Reals, strong: int, margin: float) -> Indices:
     """The cheapest expert that is expected to score at least `margin` more than the strongest.
 
-    A margin below 0 lets it score less; where none does, it is the strongest itself. [rows]
+    A margin below 0 lets it score less; where none does, it is the strongest itself. Of equally
+    cheap ones it is the one with the best quality for the row. [rows]
     """
     enough = quality - quality[:, [strong]] >= margin
     enough &= costs <= costs[strong]
     enough[:, strong] = True
-    order = np.lexsort((-quality.mean(axis=0), costs))
-    first: Indices = order[np.argmax(enough[:, order], axis=1)]
-    return first
+    priced = np.where(enough, costs, np.inf)
+    cheapest = priced == priced.min(axis=1, keepdims=True)
+    best: Indices = np.where(cheapest, quality, -np.inf).argmax(axis=1)
+    return best
 
 
 def bound(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from policies.composition.artifact import Artifact, Map
-from policies.composition.budget import Reals, at_margin, bound, chosen, rate_for
+from policies.composition.budget import Reals, Reference, at_margin, bound, chosen, rate_for
 from policies.composition.judge import Judgement
 
 SHARE = "share"
@@ -52,17 +52,16 @@ class Rule:
         `losses` [experts] are what an expert's quality loses by circumstance (a server that must be
         woken); infinite for one that cannot be asked.
         """
-        lost = np.asarray(losses)
-        able = np.isfinite(lost)
-        able &= np.isin(np.arange(len(lost)), list(self.resident))
-        if not able.any():
+        able = [lost < math.inf and at in self.resident for at, lost in enumerate(losses)]
+        if not any(able):
             return None
         if self.by_category is not None and able[mapped := self.by_category[judgement.category]]:
             return mapped
-        quality = np.where(able, np.array(judgement.quality) - np.where(able, lost, 0), -np.inf)
+        told = zip(judgement.quality, losses, able, strict=True)
+        quality = np.array([[worth - lost if able else -math.inf for worth, lost, able in told]])
         if self.margin is not None and able[self.strong]:
-            return int(at_margin(quality[None], self.costs, self.strong, self.margin)[0])
-        return int(chosen(quality[None], self.costs, self.rate)[0])
+            return int(at_margin(quality, self.costs, self.strong, self.margin)[0])
+        return int(chosen(quality, self.costs, self.rate)[0])
 
     def worth(self, judgement: Judgement, expert: int) -> float:
         """What an expert is worth for this prompt, its cost at the rate taken off."""
@@ -119,13 +118,15 @@ def rule_for(artifact: Artifact, wish: Wish) -> Rule:
     )
     if wish.by_category:
         return replace(rule, by_category=map_for(artifact, wish.budget).experts)
+    resident, reference = list(card.resident), artifact.parts.reference
     if wish.budget is not None:
         unit, budget = wish.budget
-        costs, resident = costs_in(artifact, unit), list(card.resident)
-        predicted = artifact.parts.reference.predicted[:, resident]
+        costs, predicted = costs_in(artifact, unit), reference.predicted[:, resident]
         return replace(rule, costs=costs, rate=rate_for(predicted, costs[resident], budget))
     if wish.risk is not None:
-        found = bound(artifact.parts.reference, rule.costs, card.strong, *wish.risk)
+        here = Reference(reference.predicted[:, resident], reference.actual[:, resident])
+        strong = resident.index(card.strong)
+        found = bound(here, rule.costs[resident], strong, *wish.risk)
         return replace(rule, margin=found.margin)
     return rule
 
@@ -136,7 +137,8 @@ def map_for(artifact: Artifact, budget: tuple[str, float] | None) -> Map:
     maps = [one for one in artifact.card.maps if unit in (None, one.unit)]
     if not maps:
         units = ", ".join(dict.fromkeys(one.unit for one in artifact.card.maps))
-        raise ValueError(f"the artifact's maps were solved for {units}, not for {unit}")
+        wanted = "large_share" if unit == SHARE else unit
+        raise ValueError(f"the artifact's maps were solved for {units}, not for {wanted}")
     fitting = [one for one in maps if one.cost <= most * (1 + 1e-9)]
     if not fitting:
         least = min(one.cost for one in maps)

@@ -114,7 +114,7 @@ _loading = Lock()
 _loaded: list[LocalEmbedder] = []
 
 
-def minilm() -> Embedder:
+def minilm() -> LocalEmbedder:
     """The shipped embedder, all-MiniLM-L6-v2 in int8: loaded by the first call, then the same one.
 
     Raises EmbedderError.

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.composition.ask import Ask
-from policies.composition.lexical import NAMES, Floats, grams, lexical
+from policies.composition.lexical import NAMES, Floats, grams, lexical, words_in
 
 Columns: TypeAlias = npt.NDArray[np.int32]
 
@@ -26,14 +26,19 @@ CLIP = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Of some asks: `dense` [asks, width] float32, `grams` one count of n-grams each (or none).
+    """Of some asks: `dense` [asks, width] float32, `words` one count of words each (or none).
 
     `embedding` [asks, dimension] is the first part of `dense`; of width 0 without an embedder.
     """
 
     dense: Floats
     embedding: Floats
-    grams: tuple[Counter[str], ...]
+    words: tuple[Counter[str], ...]
+
+    @property
+    def grams(self) -> tuple[Counter[str], ...]:
+        """The n-grams of each ask: how often each."""
+        return tuple(grams(words) for words in self.words)
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -41,7 +46,7 @@ class Features:
     def rows(self, which: Sequence[int] | npt.NDArray[np.integer]) -> Features:
         """Those of some of the asks."""
         at = np.asarray(which, dtype=np.int64)
-        kept = tuple(self.grams[each] for each in at) if self.grams else ()
+        kept = tuple(self.words[each] for each in at) if self.words else ()
         return Features(self.dense[at], self.embedding[at], kept)
 
 
@@ -122,7 +127,7 @@ class Reading:
         ]
         if self.prior is not None and self.prior_units is not None:
             parts.append(self.prior_units.of(self.prior(embedding)))
-        counted = tuple(grams(ask.text) for ask in asks) if self.grams else ()
+        counted = tuple(words_in(ask.text) for ask in asks) if self.grams else ()
         return Features(np.hstack(parts), embedding, counted)
 
 

@@ -5,27 +5,27 @@ and how familiar the prompt looks: a map from categories to experts was solved o
 the *quality*, the expected score of each expert for this very prompt. Which of them decides, under
 which budget, is the policy's affair (`policies.experts`).
 
-A judge is a read-only value made from an artifact; what it remembers are its own answers.
+A judge is a read-only value made from an artifact, but for what it remembers.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from threading import Lock
 
 import numpy as np
 
 from policies.composition.ask import Ask
 from policies.composition.blocks import Blend, Categories, Familiar
+from policies.composition.budget import Reals
 from policies.composition.features import Reading
 from policies.composition.lexical import Floats
+from policies.composition.memory import JUDGEMENTS, Memory, Vectors, digest, spelled
 
-REMEMBERED = 8192
-"""Judgements kept: a few megabytes, and hours of a gateway's different questions."""
 BATCH = 512
 """Asks judged at a time."""
+_NUMBER = 32
+"""Bytes of a number in a tuple."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,42 +42,71 @@ class Judgement:
     quality: tuple[float, ...]
 
 
+def _size(judgement: Judgement) -> int:
+    return _NUMBER * (len(judgement.quality) + 8)
+
+
+def _judgements() -> Memory[bytes, Judgement]:
+    return Memory(JUDGEMENTS, _size)
+
+
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Reads asks and judges them. Safe to use from many threads."""
+    """Reads asks and judges them. Safe to use from many threads.
 
-    reading: Reading
-    categories: Categories
-    blend: Blend
-    familiar: Familiar
-    _memory: Memory = field(default_factory=lambda: Memory(REMEMBERED), compare=False, repr=False)
+    `fingerprint` is its artifact's: equal for judges that think alike.
+    """
+
+    fingerprint: str
+    reading: Reading = field(compare=False, repr=False)
+    categories: Categories = field(compare=False, repr=False)
+    blend: Blend = field(compare=False, repr=False)
+    familiar: Familiar = field(compare=False, repr=False)
+    vectors: Vectors = field(default_factory=lambda: Vectors(spelled), compare=False, repr=False)
+    _memory: Memory[bytes, Judgement] = field(
+        default_factory=_judgements, init=False, compare=False, repr=False
+    )
 
     def remembered(self, ask: Ask) -> Judgement | None:
-        """What was thought of the same ask before, without any work."""
-        return self._memory.get(ask)
+        """What was thought of the same ask before: a hash and a look."""
+        return self._memory.get(_key(ask))
 
     def judge(self, ask: Ask) -> Judgement:
-        """Think about one ask."""
-        return self._memory.get(ask) or self.think([ask])[0]
+        """Think about one ask, if nothing is remembered of it."""
+        return self.remembered(ask) or self.think([ask])[0]
 
-    def think(
-        self, asks: Sequence[Ask], vectors: Sequence[Sequence[float]] | None = None
-    ) -> list[Judgement]:
-        """Think about some asks and remember it. `vectors` are their embeddings, made elsewhere."""
-        known = None if vectors is None else unit_rows(np.array(vectors, dtype=np.float32))
-        judged = self._judged(asks, known)
+    def think(self, asks: Sequence[Ask]) -> list[Judgement]:
+        """Think about some asks and remember it. Raises LookupError where a backend embeds, and
+        one of the asks was not `learned`.
+        """
+        judged = self.judge_all(asks)
         for ask, judgement in zip(asks, judged, strict=True):
-            self._memory.put(ask, judgement)
+            self._memory.put(_key(ask), judgement)
         return judged
 
     def judge_all(self, asks: Sequence[Ask]) -> list[Judgement]:
-        """Think about many asks, a batch at a time."""
+        """Think about many asks, a batch at a time; only their embeddings are remembered."""
         judged: list[Judgement] = []
         for start in range(0, len(asks), BATCH):
-            judged += self._judged(asks[start : start + BATCH], None)
+            judged += self._judged(asks[start : start + BATCH])
         return judged
 
-    def _judged(self, asks: Sequence[Ask], vectors: Floats | None) -> list[Judgement]:
+    def learn(self, texts: Sequence[str], vectors: Sequence[Sequence[float]]) -> None:
+        """Be told the embeddings of texts, made elsewhere. Raises ValueError for unusable ones."""
+        width = self.reading.layout.embedding
+        strange = next((vector for vector in vectors if len(vector) != width), None)
+        if strange is not None:
+            raise ValueError(f"its embeddings have {len(strange)} numbers, the artifact's {width}")
+        rows = np.array(vectors, dtype=np.float64)
+        if not np.isfinite(rows).all():
+            raise ValueError("its embeddings are not finite")
+        self.vectors.learn(texts, unit_rows(rows))
+
+    def _judged(self, asks: Sequence[Ask]) -> list[Judgement]:
+        embed = self.reading.embed
+        vectors = None
+        if self.reading.layout.embedding:
+            vectors = self.vectors.of([ask.text for ask in asks], embed or _nobody)
         features = self.reading.features(asks, vectors)
         likely = self.categories.probabilities(features)
         quality = self.blend.quality(features).astype(float)
@@ -88,32 +117,19 @@ class Judge:
         ]
 
 
-def unit_rows(vectors: Floats) -> Floats:
+def _key(ask: Ask) -> bytes:
+    sizes = f"{ask.length} {ask.system} {ask.tools} {ask.turns} "
+    return digest(sizes.encode() + spelled(ask.text))
+
+
+def _nobody(texts: Sequence[str]) -> Floats:
+    """In place of an embedder: vectors come from a backend, and these were not fetched."""
+    raise LookupError(f"{len(texts)} prompts have no embeddings: a backend must make them")
+
+
+def unit_rows(vectors: Reals) -> Floats:
     """`vectors` [asks, dimension] with rows of length 1, as every embedder here gives them."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: Floats = vectors / np.maximum(lengths, 1e-12)
+    near = vectors / np.maximum(np.abs(vectors).max(axis=1, keepdims=True), 1e-300)
+    lengths = np.linalg.norm(near, axis=1, keepdims=True)
+    scaled: Floats = (near / np.maximum(lengths, 1e-12)).astype(np.float32)
     return scaled
-
-
-class Memory:
-    """The latest judgements by what they were made from; the least recently used goes first."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._known: OrderedDict[Ask, Judgement] = OrderedDict()
-        self._lock = Lock()
-
-    def get(self, ask: Ask) -> Judgement | None:
-        """The judgement of this ask, if it is still remembered."""
-        with self._lock:
-            if (known := self._known.get(ask)) is not None:
-                self._known.move_to_end(ask)
-            return known
-
-    def put(self, ask: Ask, judgement: Judgement) -> None:
-        """Remember it."""
-        with self._lock:
-            self._known[ask] = judgement
-            self._known.move_to_end(ask)
-            while len(self._known) > self._most:
-                self._known.popitem(last=False)

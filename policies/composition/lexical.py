@@ -22,9 +22,13 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 _OPTION = re.compile(r"^[ \t]*\(?([A-K])[.):][ \t]+(\S.*)$", re.MULTILINE)
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _NEGATED = re.compile(r"\b(?:not|except|least|never|incorrect|false|NOT|EXCEPT)\b")
-_CODE = re.compile(
-    r"```|\bdef |\bclass |\bimport |\breturn\b|#include|\bfunction\b|=>|;\s*$", re.MULTILINE
+_CODE = (
+    *((sign, None) for sign in ("```", "#include", "=>")),
+    *((word, re.compile(rf"\b{word}")) for word in ("def ", "class ", "import ")),
+    *((word, re.compile(rf"\b{word}\b")) for word in ("return", "function")),
+    (";", re.compile(r";\s*$", re.MULTILINE)),
 )
+"""Signs of code, and what must be true of them: whether a text holds one at all is soon seen."""
 _LATEX = re.compile(r"\$|\\[a-zA-Z]+|\\\(|\\\[")
 _STATEMENT = re.compile(r"\b(?:statement|Statement) ?[12]\b|\bI{1,3}\. ")
 _ENGLISH = frozenset(
@@ -53,7 +57,7 @@ def lexical(ask: Ask) -> Floats:
     """The numbers of `NAMES`, float32; all finite, whatever the text."""
     text = ask.text
     words = text.split()
-    options = [found[1] for found in _OPTION.findall(text)]
+    options = [*_OPTION.finditer(text)]
     values = [
         math.log1p(ask.length),
         *_words(text, words),
@@ -86,8 +90,8 @@ def _characters(text: str) -> list[float]:
     kinds = text.encode("utf-8", "replace").translate(_KINDS)
     return [
         *(kinds.count(kind) / size for kind in (b"d", b"u", b"p", b"s")),
-        (len(text) - len(text.encode("ascii", "ignore"))) / size,
-        len(_CJK.findall(text)) / size,
+        0.0 if text.isascii() else 1 - len(text.encode("ascii", "ignore")) / size,
+        0.0 if text.isascii() else len(_CJK.findall(text)) / size,
     ]
 
 
@@ -117,24 +121,28 @@ def _numbers(text: str) -> list[float]:
     return [math.log1p(len(found)), float(longest)]
 
 
-def _options(text: str, options: Sequence[str]) -> list[float]:
+def _options(text: str, options: Sequence[re.Match[str]]) -> list[float]:
     """Of a multiple choice: how many, how long and how alike, and how long the question is."""
-    lengths = [len(option) for option in options] or [0]
+    lengths = [len(option[2]) for option in options] or [0]
     mean = sum(lengths) / len(lengths)
     spread = math.sqrt(sum((each - mean) ** 2 for each in lengths) / len(lengths))
-    numeric = sum(any(map(str.isdigit, option)) for option in options)
-    first = _OPTION.search(text)
+    numeric = sum(any(map(str.isdigit, option[2])) for option in options)
     return [
         math.log1p(len(options)),
         math.log1p(mean),
         spread / (mean + 1),
         numeric / max(len(options), 1),
-        math.log1p(first.start() if first else len(text)),
+        math.log1p(options[0].start() if options else len(text)),
     ]
 
 
 def _forms(text: str) -> list[float]:
     """Signs of what kind of text it is."""
+    code = sum(
+        len(pattern.findall(text)) if pattern else text.count(sign)
+        for sign, pattern in _CODE
+        if sign in text
+    )
     return [
         math.log1p(text.count("\n")),
         math.log1p(text.count("?")),
@@ -142,7 +150,7 @@ def _forms(text: str) -> list[float]:
         math.log1p(len(_NEGATED.findall(text))),
         math.log1p(len(_STATEMENT.findall(text))),
         float("which of the following" in text.lower()),
-        math.log1p(len(_CODE.findall(text))),
+        math.log1p(code),
         math.log1p(len(_LATEX.findall(text))),
         math.log1p(text.count("(") + text.count("[")),
         math.log1p(text.count(",")),
@@ -167,18 +175,29 @@ def _asked(lower: str) -> list[float]:
 GRAMS = (2, 5)
 """Characters of the n-grams, from and to: whole words are too rare in a thousand prompts."""
 _READ = 2048
-"""Characters that n-grams are taken of: enough to tell tasks apart, and at most a millisecond."""
-_SPACES = re.compile(r"\s+")
+"""Characters that n-grams are taken of: enough to tell tasks apart, and soon done."""
 
 
-def grams(text: str) -> Counter[str]:
-    """Character n-grams inside words, word ends marked by a space, lower case: how often each."""
+def words_in(text: str) -> Counter[str]:
+    """The words that n-grams are taken of, lower case: how often each."""
+    return Counter(text[:_READ].lower().split())
+
+
+def grams_of(word: str) -> list[str]:
+    """A word's character n-grams, its ends marked by a space; a short one is a gram itself."""
+    padded = f" {word} "
+    size = len(padded)
+    return [
+        padded[start : start + length]
+        for length in range(GRAMS[0], GRAMS[1] + 1)
+        for start in range(max(size - length + 1, 1))
+    ]
+
+
+def grams(words: Counter[str]) -> Counter[str]:
+    """The n-grams of some words: how often each."""
     found: Counter[str] = Counter()
-    words = Counter(_SPACES.split(text[:_READ].lower().strip()))
     for word, times in words.items():
-        padded = f" {word} "
-        size = len(padded)
-        for length in range(GRAMS[0], GRAMS[1] + 1):
-            for start in range(max(size - length + 1, 1)):
-                found[padded[start : start + length]] += times
+        for gram in grams_of(word):
+            found[gram] += times
     return found

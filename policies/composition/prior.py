@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TypeAlias
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
-from policies.composition.blocks import gaussian
+from policies.composition.blocks import gaussian, squares
 from policies.composition.lexical import Floats
 
 Hashes: TypeAlias = npt.NDArray[np.uint64]
@@ -47,10 +47,15 @@ class Group:
     offset: Floats
     gamma: float
     prompts: Hashes
+    _squares: Floats = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_squares", squares(self.points))
 
     def expects(self, embedding: Floats) -> Floats:
         """The scores that its models would get, [asks, models]."""
-        return gaussian(embedding, self.points, self.gamma) @ self.dual + self.offset
+        near = gaussian(embedding, self.points, self.gamma, self._squares)
+        return near @ self.dual + self.offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,7 @@ def hashed(prompts: Iterable[str]) -> Hashes:
         [
             int.from_bytes(
                 hashlib.blake2b(
-                    " ".join(text.lower().split()).encode(), digest_size=_DIGEST
+                    " ".join(text.lower().split()).encode("utf-8", "replace"), digest_size=_DIGEST
                 ).digest()
             )
             for text in prompts

@@ -139,10 +139,9 @@ def test_the_same_replies_give_the_same_steps(
 def test_it_never_blocks_between_two_steps(kind: str, block: dict[str, Any]) -> None:
     messages = [{"role": "user", "content": "What is 3 + 4? " * 2000}] * 10
     asked = request(body={"messages": messages}, session="ann")
-    policy = policy_of(kind, block)
     policy_times: list[list[float]] = []
     for _ in range(15):
-        played = conversation(policy, asked, 7)
+        played = conversation(policy_of(kind, block), asked, 7)  # a new one remembers nothing
         played.run()
         policy_times.append(played.times)
     slowest = max(median(times) for times in zip(*policy_times, strict=True))

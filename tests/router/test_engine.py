@@ -7,6 +7,7 @@ import threading
 from time import monotonic
 from typing import Any
 
+import orjson
 import pytest
 
 from router import sse
@@ -16,6 +17,7 @@ from router.http1 import HungUpError
 from router.phrases import (
     collect,
     compute,
+    embed,
     emit,
     next_event,
     note,
@@ -379,3 +381,76 @@ async def test_a_template_becomes_token_ids_or_a_failure(
         assert isinstance(heard[0], Failed)
     else:
         assert heard == [tokens]
+
+
+@pytest.mark.parametrize(
+    ("data", "vectors"),
+    [
+        ([{"embedding": [1, 0.5]}, {"embedding": [0, 1]}], ((1.0, 0.5), (0.0, 1.0))),
+        (
+            [{"index": 1, "embedding": [0, 1]}, {"index": 0, "embedding": [1, 0.5]}],
+            ((1.0, 0.5), (0.0, 1.0)),
+        ),
+        ([{"index": 0, "embedding": [1, 2]}], None),
+        ([{"embedding": [1, 2]}, {"embedding": [1]}], None),
+        ([{"embedding": []}, {"embedding": []}], None),
+        ([{"embedding": ["a"]}, {"embedding": [1]}], None),
+        ([{"embedding": "AAAA"}, {"embedding": "AAAA"}], None),
+        ([{"index": [], "embedding": [1]}, {"embedding": [1]}], None),
+        ([7, 8], None),
+        (None, None),
+        ({}, None),
+    ],
+)
+async def test_texts_become_vectors_or_a_failure(
+    data: Any, vectors: tuple[tuple[float, ...], ...] | None
+) -> None:
+    heard: list[Any] = []
+
+    def steps(asked: Request, _: Fleet) -> Steps:
+        heard.append((yield from embed("small", asked, ("one", "two"))))
+        return (yield from serve("large", asked))
+
+    made = with_policy(steps, each=1)
+    made.upstreams.add("a:1", Canned([orjson.dumps({"data": data})], kind="application/json"))
+    made.upstreams.add("x:1", whole("7"))
+    assert isinstance(await made.run(CHAT), Finished)
+    _, path, body = made.upstreams.sent[0]
+    assert (path, body["model"], body["input"]) == ("/v1/embeddings", "small", ["one", "two"])
+    assert made.in_flight() == 0
+    if vectors is None:
+        assert heard[0].fault.code == "bad_json"
+    else:
+        assert heard == [vectors]
+
+
+@pytest.mark.parametrize("reply", [refusing(503), Canned([HungUpError("cut")])], ids=str)
+async def test_an_embedder_that_fails_is_heard(reply: Canned) -> None:
+    heard: list[Any] = []
+
+    def steps(asked: Request, _: Fleet) -> Steps:
+        heard.append((yield from embed("small", asked, ("one",))))
+        return (yield from serve("large", asked))
+
+    made = with_policy(steps, each=1)
+    made.upstreams.add("a:1", reply)
+    made.upstreams.add("x:1", whole("7"))
+    assert isinstance(await made.run(CHAT), Finished)
+    assert isinstance(heard[0], Failed)
+
+
+async def test_a_silent_embedder_leaves_time_for_an_answer() -> None:
+    heard: list[Any] = []
+
+    def steps(asked: Request, _: Fleet) -> Steps:
+        heard.append((yield from embed("small", asked, ("one",))))
+        return (yield from serve("large", asked))
+
+    made = with_policy(steps, each=1)
+    made.upstreams.add("a:1", Canned([SILENT]))
+    made.upstreams.add("x:1", whole("7"))
+    began = monotonic()
+    assert isinstance(await made.run(CHAT, within=1.0), Finished)
+    assert 0.15 < monotonic() - began < 0.8
+    assert heard[0].fault.code == "first_token_timeout"
+    assert made.in_flight() == 0

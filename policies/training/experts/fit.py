@@ -135,6 +135,12 @@ def fit_forest(features: Features, wanted: Reals, columns: Columns, recipe: Reci
     return _forest([tree.tree_ for tree in forest.estimators_], columns)
 
 
+def _at_most(thresholds: Reals) -> Floats:
+    """The largest float32 that is no larger: the same numbers of float32 lie at or below it."""
+    near = thresholds.astype(np.float32)
+    return np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near)
+
+
 def _forest(trees: Sequence[Any], columns: Columns) -> Forest:
     """Trees of scikit-learn as arrays."""
     starts = np.cumsum([0, *(tree.node_count for tree in trees)])
@@ -146,7 +152,7 @@ def _forest(trees: Sequence[Any], columns: Columns) -> Forest:
         ends = tree.children_left < 0
         here = np.arange(tree.node_count) + start
         parts["column"].append(np.where(ends, 0, columns[np.maximum(tree.feature, 0)]))
-        parts["threshold"].append(_rounded_down(tree.threshold))
+        parts["threshold"].append(_at_most(tree.threshold))
         parts["left"].append(np.where(ends, here, tree.children_left + start))
         parts["right"].append(np.where(ends, here, tree.children_right + start))
         parts["leaf"].append(np.where(ends, np.cumsum(ends) - 1 + leaves, 0))
@@ -166,9 +172,3 @@ def _forest(trees: Sequence[Any], columns: Columns) -> Forest:
         values=np.concatenate(parts["values"]).astype(np.float16).astype(np.float32),
         depth=max(tree.max_depth for tree in trees),
     )
-
-
-def _rounded_down(thresholds: Reals) -> Floats:
-    """As float32, so that the same float32 numbers are at most as large."""
-    rounded = thresholds.astype(np.float32)
-    return np.where(rounded > thresholds, np.nextafter(rounded, np.float32(-np.inf)), rounded)

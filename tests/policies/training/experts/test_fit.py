@@ -31,7 +31,7 @@ def features(rows: int = 120, seed: int = 0) -> Features:
     texts, _ = prompts(rows, seed)
     vectors = Hashing().embed(texts)
     rest = np.random.default_rng(seed).normal(size=(rows, 9)).astype(np.float32)
-    return Features(np.hstack([vectors, rest]), vectors, tuple(map(grams, texts)))
+    return Features(np.hstack([vectors, rest]), vectors, tuple(map(words_in, texts)))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_blocks(wanted: Reals) -> None:
 
 def test_tf_idf_is_that_of_scikit_learn() -> None:
     texts, _ = prompts(60)
-    rows = [grams(text) for text in texts]
+    rows = [grams(words_in(text)) for text in texts]
     seen = counted(rows, replace(QUICK, rarest=1))
     counts = np.zeros((60, len(seen.vocabulary)))
     for at, row in enumerate(rows):
@@ -94,7 +94,7 @@ def test_tf_idf_is_that_of_scikit_learn() -> None:
 
 def test_the_commonest_grams_are_kept() -> None:
     texts, _ = prompts(200)
-    rows = [grams(text) for text in texts]
+    rows = [grams(words_in(text)) for text in texts]
     few = counted(rows, replace(QUICK, most_grams=20))
     assert len(few.vocabulary) == 20
     assert list(few.vocabulary.values()) == list(range(20))
