@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from app import calibrate, chat, evaluate, predict, rows, train, train_experts
+    from app import calibrate, chat, evaluate, outcomes, predict, rows, train, train_experts
     from app.bench import handoffs, overhead, pair, serving
 
     parser = argparse.ArgumentParser(prog="tandem", description=DESCRIPTION)
@@ -76,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     for kind in calibrate.USES:
         about = f"the threshold of `use: {calibrate.USES[kind]}` for a share or a quality"
         calibrate.add_arguments(_command(calibrates, kind, about, calibrate.main), kind)
+    outcomes.add_arguments(
+        _command(commands, "outcomes", "ask models and mark their answers", outcomes.main)
+    )
     rows.add_arguments(
         _command(
             commands, "rows", "turn outcomes of any known shape into a file of rows", rows.main
