@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from router.backend import Backend
 from router.decode import Problem
+from router.rest import Rest
 from router.revisions import Revision
 from router.runtime import Runtime
 
@@ -120,6 +121,21 @@ class AbilitiesView(View):
     """The token on which a rule inside the engine stops a request; null without such a rule."""
 
 
+class SleepView(View):
+    """One server that may sleep, now."""
+
+    state: str
+    """`awake`, `falling asleep`, `asleep`, `waking` or, before it was reached, `unknown`."""
+    draining: bool
+    """Whether it gets no new calls, since it is about to make room for another."""
+    waiting: int
+    """Calls that wait for it to wake."""
+    wake: float
+    """Seconds that waking takes: measured, or the configured guess."""
+    why: str
+    """Why it cannot sleep, if so."""
+
+
 class BackendView(View):
     """One backend of one model, now."""
 
@@ -134,6 +150,8 @@ class BackendView(View):
     in_flight: int
     latency: float
     """Recent peak of its time to first byte, in seconds; 0 before its first answer."""
+    sleep: SleepView | None
+    """How it sleeps; null if its model does not."""
     abilities: AbilitiesView
 
 
@@ -201,6 +219,16 @@ def backend_views(runtime: Runtime) -> list[BackendView]:
     ]
 
 
+def _sleep_view(rest: Rest) -> SleepView:
+    return SleepView(
+        state=rest.state,
+        draining=rest.draining,
+        waiting=len(rest.line),
+        wake=rest.wakes_in,
+        why=rest.why,
+    )
+
+
 def _backend_view(model: str, backend: Backend) -> BackendView:
     found = backend.abilities
     surfaces = None if found.surfaces is None else sorted(found.surfaces)
@@ -212,6 +240,7 @@ def _backend_view(model: str, backend: Backend) -> BackendView:
         ready=backend.ready,
         in_flight=backend.in_flight,
         latency=backend.latency.value,
+        sleep=_sleep_view(backend.rest) if backend.rest.managed else None,
         abilities=AbilitiesView(
             **{**asdict(found), "surfaces": surfaces, "tokenizer": found.fingerprint}
         ),

@@ -33,12 +33,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from app import calibrate, chat, evaluate, outcomes, predict, rows, train, train_experts
-    from app.bench import handoffs, overhead, pair, serving
-
     parser = argparse.ArgumentParser(prog="tandem", description=DESCRIPTION)
     parser.set_defaults(command=_helping(parser))
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _serving(commands)
+    _learning(commands)
+    _judging(commands)
+    _measuring(commands)
+    return parser
+
+
+def _serving(commands: Commands) -> None:
+    from app import chat
+
     serve = _command(commands, "serve", "run the gateway", _serve)
     serve.add_argument(
         "--config", type=Path, metavar="FILE", help="gateway.yaml; default: the embedded pair"
@@ -55,52 +62,52 @@ def _parser() -> argparse.ArgumentParser:
     keys = _group(commands, "keys", "make API keys")
     new = _command(keys, "new", "make a key and its entry for the keys file", _new_key)
     new.add_argument("name", metavar="NAME", help="what the log calls the key")
-    trains = _group(
-        commands, "train", "learn what a policy needs, from running models or from rows"
-    )
-    train.add_arguments(
-        _command(trains, "token-gate", "learn where the large model must write", train.main)
-    )
-    train_experts.add_arguments(
-        _command(trains, "experts", "learn which model suits which prompt", train_experts.main)
-    )
-    train_experts.add_prior_arguments(
-        _command(
-            trains, "prior", "learn from public outcomes, for routers", train_experts.main_prior
-        )
-    )
-    predict.add_arguments(
-        _command(commands, "predict", "what a trained router thinks of prompts", predict.main)
-    )
+
+
+def _learning(commands: Commands) -> None:
+    from app import calibrate, train, train_experts
+
+    about = "learn what a policy needs, from running models or from rows"
+    trains = _group(commands, "train", about)
+    about = "learn where the large model must write"
+    train.add_arguments(_command(trains, "token-gate", about, train.main))
+    about = "learn which model suits which prompt"
+    train_experts.add_arguments(_command(trains, "experts", about, train_experts.main))
+    about = "learn from public outcomes, for routers"
+    train_experts.add_prior_arguments(_command(trains, "prior", about, train_experts.main_prior))
     calibrates = _group(commands, "calibrate", "find a policy's threshold on prompts of your own")
     for kind in calibrate.USES:
         about = f"the threshold of `use: {calibrate.USES[kind]}` for a share or a quality"
         calibrate.add_arguments(_command(calibrates, kind, about, calibrate.main), kind)
-    outcomes.add_arguments(
-        _command(commands, "outcomes", "ask models and mark their answers", outcomes.main)
-    )
-    rows.add_arguments(
-        _command(
-            commands, "rows", "turn outcomes of any known shape into a file of rows", rows.main
-        )
-    )
-    evaluate.add_arguments(
-        _command(commands, "eval", "what a policy is worth, on outcomes or a log", evaluate.main)
-    )
+
+
+def _judging(commands: Commands) -> None:
+    from app import evaluate, outcomes, predict, rows
+
+    about = "ask models, and mark their answers: rows of outcomes"
+    outcomes.add_arguments(_command(commands, "outcomes", about, outcomes.main))
+    about = "turn outcomes of any known shape into a file of rows"
+    rows.add_arguments(_command(commands, "rows", about, rows.main))
+    about = "what a trained router thinks of prompts"
+    predict.add_arguments(_command(commands, "predict", about, predict.main))
+    about = "what a policy is worth, on outcomes or a log"
+    evaluate.add_arguments(_command(commands, "eval", about, evaluate.main))
+
+
+def _measuring(commands: Commands) -> None:
+    from app.bench import embedder, handoffs, overhead, pair, serving
+
     benches = _group(commands, "bench", "measure the gateway, or policies on the embedded pair")
-    overhead.add_arguments(
-        _command(benches, "overhead", "what the gateway itself costs", overhead.main)
-    )
-    handoffs.add_arguments(
-        _command(benches, "handoffs", "what hand-offs between models cost", handoffs.main)
-    )
-    serving.add_arguments(
-        _command(benches, "serving", "tokens/s of a policy and of its large model", serving.main)
-    )
-    pair.add_arguments(
-        _command(benches, "pair", "quality and cost of policies on the embedded pair", pair.main)
-    )
-    return parser
+    about = "what the gateway itself costs"
+    overhead.add_arguments(_command(benches, "overhead", about, overhead.main))
+    about = "what a prompt's vector costs a router"
+    embedder.add_arguments(_command(benches, "embedder", about, embedder.main))
+    about = "what hand-offs between models cost"
+    handoffs.add_arguments(_command(benches, "handoffs", about, handoffs.main))
+    about = "tokens/s of a policy and of its large model"
+    serving.add_arguments(_command(benches, "serving", about, serving.main))
+    about = "quality and cost of policies on the embedded pair"
+    pair.add_arguments(_command(benches, "pair", about, pair.main))
 
 
 def _group(commands: Commands, name: str, about: str) -> Commands:

@@ -37,6 +37,7 @@ from router.observe import (
     RevisionActivated,
     Shadowed,
     ShadowFailed,
+    SleepChanged,
 )
 
 __all__ = ["CAPACITY", "Log", "LogError"]
@@ -180,6 +181,15 @@ def _row(observation: Observation) -> Row:  # noqa: PLR0911  # a row per kind of
                 "model": model,
                 "backend": backend,
                 "state": state,
+                "why": why,
+            }
+        case SleepChanged(model, backend, change, seconds, why):
+            return {
+                "event": "sleep",
+                "model": model,
+                "backend": backend,
+                "change": change,
+                "seconds": round(seconds, 3),
                 "why": why,
             }
         case RevisionActivated(number, etag):

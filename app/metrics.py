@@ -1,8 +1,8 @@
 """Prometheus metrics: a listener that counts what it observes, and the page that tells it.
 
 Everything is counted from observations, nothing from the request path itself, so the core knows
-no metric and this file knows no policy. Two gauges are not counted but looked at when somebody
-scrapes: what each backend has in flight, and its state.
+no metric and this file knows no policy. Some gauges are not counted but looked at when somebody
+scrapes: what each backend has in flight, its state, whether it is awake, and who waits for that.
 
 Label values come from closed sets: configured names of models, backends and policies, and enums.
 Never a key, a user, a request id or a word that a client sent. What a label, a bucket or a
@@ -40,6 +40,7 @@ from router.observe import (
     RevisionActivated,
     Shadowed,
     ShadowFailed,
+    SleepChanged,
 )
 
 __all__ = ["BackendLoad", "Metrics", "PoolLoad", "watch_lag"]
@@ -82,6 +83,10 @@ class BackendLoad(Protocol):
     def state(self) -> str:
         """One of `STATES`."""
 
+    @property
+    def awake(self) -> bool:
+        """Whether it would be sent a call at once, as far as sleep is concerned."""
+
 
 class PoolLoad(Protocol):
     """What is looked at of one model's pool when somebody scrapes."""
@@ -93,6 +98,10 @@ class PoolLoad(Protocol):
     @property
     def backends(self) -> Iterable[BackendLoad]:
         """All of them, ready or not."""
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for one of them to wake."""
 
 
 class Metrics(Collector):
@@ -222,6 +231,17 @@ class Metrics(Collector):
             ("model", "backend", "state"),
             "Changes of a backend's health or breaker, by the state it came into.",
         )
+        self._sleeps = self._count(
+            "tandem_sleep_changes_total",
+            ("model", "backend", "change"),
+            "Servers that were woken or put to sleep, or would not be.",
+        )
+        self._wakes = self._histogram(
+            "tandem_wake_seconds",
+            ("model", "backend"),
+            "How long it took to wake a server.",
+            WAIT,
+        )
         self._activations = self._count(
             "tandem_revisions_activated_total",
             (),
@@ -243,6 +263,10 @@ class Metrics(Collector):
                 self._refused.add((blame, code or "none"))
             case BackendChanged(model=model, backend=backend, state=state):
                 self._changes.add((model, backend, state))
+            case SleepChanged(model=model, backend=backend, change=change):
+                self._sleeps.add((model, backend, change))
+                if change == "woken":
+                    self._wakes.observe((model, backend), observation.seconds)
             case RevisionActivated():
                 self._activations.add(())
                 self._revision = observation
@@ -319,13 +343,27 @@ class Metrics(Collector):
             "1 for the state that a backend is in now; open is its breaker.",
             labels=("model", "backend", "state"),
         )
+        awake = GaugeMetricFamily(
+            "tandem_backend_awake",
+            "1 for a backend that can get calls, 0 while it sleeps, wakes or must make room.",
+            labels=("model", "backend"),
+        )
+        waiting = GaugeMetricFamily(
+            "tandem_waiting_for_wake",
+            "Calls that wait for a backend of the model to wake.",
+            labels=("model",),
+        )
         for pool in self._pools():
+            waiting.add_metric((pool.name,), pool.waiting)
             for backend in pool.backends:
                 in_flight.add_metric((pool.name, backend.name), backend.in_flight)
+                awake.add_metric((pool.name, backend.name), backend.awake)
                 for state in STATES:
                     states.add_metric((pool.name, backend.name, state), backend.state == state)
         yield in_flight
         yield states
+        yield awake
+        yield waiting
 
     def _revision_now(self) -> Iterator[Metric]:
         number = GaugeMetricFamily("tandem_revision", "The number of the revision that serves.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from policies.training.outcomes.rows import Rows
-    from router.steps import Foretelling
+    from router.decide import Foretelling
 
 BATCH = 256
 """Rows foretold at a time."""
@@ -57,8 +57,8 @@ def _policy(options: argparse.Namespace) -> Foretelling:
     import yaml
 
     from policies import TABLE
+    from router.decide import Foretelling
     from router.references import build_policy
-    from router.steps import Foretelling
 
     block: dict[str, Any] = {"use": "experts", "artifact": str(options.artifact)}
     for one in options.settings:

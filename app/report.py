@@ -29,7 +29,9 @@ def _found(backend: Backend) -> str:
     if not backend.healthy:
         return f"unhealthy: {backend.why}"
     if not backend.probed:
-        return "no answer yet"
+        return (
+            f"no answer yet: it is {backend.rest.state}" if not backend.awake else "no answer yet"
+        )
     able = backend.abilities
     found = {
         "version": able.version,
@@ -40,7 +42,8 @@ def _found(backend: Backend) -> str:
         "gate": False if able.gate is None else able.gate,
         "surfaces": None if able.surfaces is None else len(able.surfaces),
     }
-    return ", ".join(f"{name} {_word(value)}" for name, value in found.items())
+    told = ", ".join(f"{name} {_word(value)}" for name, value in found.items())
+    return f"{told}; {backend.rest.why}" if backend.rest.why else told
 
 
 def _word(value: object) -> str:

@@ -42,6 +42,7 @@ from router.observe import Listener, Observers
 from router.pool import Pool
 from router.revisions import Revisions
 from router.runtime import misfits
+from router.sleep import Sleep
 from router.upstream import Upstream
 
 DRAIN = 30
@@ -118,8 +119,10 @@ async def rooms(document: Document, *listeners: Listener) -> AsyncIterator[Rooms
     shared = Shared(upstream, budget, alarms, random.Random(), time.time)
     gateway = Gateway(revisions, shared, observe, metrics, decisions, keys)
     health = Health(observe)
-    revisions.swapped.append(health.follow)
-    health.follow(revisions.runtime)
+    sleep = Sleep(observe, health.look_soon)
+    for follow in (sleep.follow, health.follow):  # whoever sleeps is not asked what it can do
+        revisions.swapped.append(follow)
+        follow(revisions.runtime)
     chores = [asyncio.create_task(watch_lag(metrics))]
     if keys:
         chores.append(asyncio.create_task(keys.keep()))
@@ -128,6 +131,7 @@ async def rooms(document: Document, *listeners: Listener) -> AsyncIterator[Rooms
     finally:
         for chore in chores:
             chore.cancel()
+        await sleep.close()
         await health.close()
         await upstream.close()
         alarms.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -166,12 +165,7 @@ def _embedder(options: argparse.Namespace) -> Embedder | None:
 
     if not options.embeddings_model:
         raise RowsError("--embeddings: name its model with --embeddings-model")
-    key = None
-    if options.key_env:
-        if options.key_env not in os.environ:
-            raise RowsError(f"there is no environment variable {options.key_env} (--key-env)")
-        key = os.environ[options.key_env]
-    return RemoteEmbedder(options.embeddings, options.embeddings_model, key)
+    return RemoteEmbedder.connect(options.embeddings, options.embeddings_model, options.key_env)
 
 
 def _prior(rows: Rows, embedder: Embedder) -> Prior | None:

@@ -22,7 +22,7 @@ from router.faults import Blame, Fault, FaultError
 from router.ledger import Ledger, Tally
 from router.outgoing import hidden_by, outgoing
 from router.pool import Pool
-from router.refusals import PolicyError, not_served, nowhere, too_late
+from router.refusals import PolicyError, no_room, not_served, nowhere, too_late
 from router.runtime import Runtime
 from router.steps import Attempt, Event, Failed, Next, Open, TimedOut
 from router.upstream import Upstream
@@ -78,6 +78,8 @@ class Attempts:
         backend = pool.pick(prompt, step.avoid, self.shared.rng, step.prefer)
         if backend is None:
             return self._unplace(step, nowhere(pool, step.avoid))
+        if not backend.awake and (fault := no_room(pool, backend)):
+            return self._unplace(step, fault)
         attempt = Attempt(number, step.model, backend.name)
         sending = outgoing(step, pool)
         tally = Tally(step.model, backend.name, monotonic(), pool.price, len(sending.body))

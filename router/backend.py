@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from router.breaker import Breaker, BreakerSettings, Outcome
 from router.faults import Blame
 from router.fleet import Abilities
+from router.rest import Rest, Turn
 
 State: TypeAlias = Literal["healthy", "unhealthy", "open", "probing"]
 Clock: TypeAlias = Callable[[], float]
@@ -75,7 +76,8 @@ class Guard:
 class Backend:
     """One endpoint. `name` is host:port, as metrics and headers show it; `url` has no `/v1`.
 
-    `healthy`, `probed`, `why` (it is not healthy) and `abilities` are `router.health`'s to write.
+    `healthy`, `probed`, `why` (it is not healthy) and `abilities` are `router.health`'s to write,
+    `rest` (whether it sleeps) is `router.sleep`'s.
     """
 
     def __init__(self, url: str, breaker: BreakerSettings, clock: Clock) -> None:
@@ -87,6 +89,7 @@ class Backend:
         self.why = ""
         self.abilities = Abilities()
         self.latency = PeakEwma()
+        self.rest = Rest(clock)
         self._breaker = Breaker(breaker)
         self._clock = clock
 
@@ -112,6 +115,15 @@ class Backend:
         """The time to first byte to expect of it now, in seconds; 0 if nothing is known."""
         return self.latency.at(self._clock())
 
+    @property
+    def awake(self) -> bool:
+        """Whether a call would be sent to it at once, as far as sleep is concerned."""
+        return self.rest.open
+
+    def turn(self) -> Turn:
+        """A turn for one call: counted in at once, or when the server is awake."""
+        return self.rest.turn(self.enter)
+
     def enter(self) -> Guard:
         """Count one call in."""
         self.in_flight += 1
@@ -128,6 +140,8 @@ class Backend:
     def settle(self, guard: Guard, blame: Blame | None) -> None:
         """Count one call out, and tell the breaker what the call says about this backend."""
         self.in_flight -= 1
+        if self.rest.managed:
+            self.rest.left(self.in_flight)
         if blame in (None, Blame.BACKEND, Blame.CLIENT):
             self._breaker.leave(Outcome(blame is not Blame.BACKEND, self._clock(), guard.trial))
         else:

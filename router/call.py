@@ -3,8 +3,9 @@
 It gives the answer in *parts*: whole server-sent events, or the whole body where nothing streams.
 A part that was decoded for a policy is held, so that `Relay` can still pass on every byte of it.
 Here live the two limits on silence (to the first part, between parts), the ways in which a backend
-can lie (wrong type, an error inside a 200, a stream that just stops), and the guard, which is
-released when the call is closed and in no other place.
+can lie (wrong type, an error inside a 200, a stream that just stops), and the guard, which comes
+with the call's turn (at once, where the backend is awake) and is released when the answer is
+complete, or else when the call is closed, and in no other place.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import orjson
 
 from router import dialect, sse
 from router.alarms import Alarms
-from router.backend import Backend, Guard
+from router.backend import Backend
 from router.config import LimitsConfig
 from router.faults import Blame, Fault, FaultError
 from router.ledger import Tally
 from router.patience import Patience
+from router.refusals import still_asleep
 from router.steps import Attempt, Delta, Event, Finished, Surface, Usage
 from router.upstream import READ_ERRORS, Reply, Upstream, broken, broken_off
 
@@ -88,7 +90,8 @@ class Call:
         self._backend = backend
         self._outgoing = outgoing
         self._limits = limits
-        self._guard: Guard = backend.enter()
+        self._turn = backend.turn()
+        self._sent = tally.began
         self._reply: Reply | None = None
         self._cutter = sse.Cutter(limits.event)
         self._fault: Fault | None = None
@@ -136,6 +139,9 @@ class Call:
 
     async def _send(self, upstream: Upstream) -> Reply:
         out = self._outgoing
+        if self._turn.guard is None:
+            await self._turn.come()
+            self._sent = monotonic()
         reply = await upstream.send(self._backend.url, out.path, out.body, out.headers)
         self._reply = reply  # from here on `close` hangs up, whatever is wrong with it
         if reply.status >= 400:
@@ -153,7 +159,7 @@ class Call:
         body = await reply.read_whole(self._limits.answer)
         self._heard_first()
         self.tally.usage = self._vetted(body)
-        self.complete = True
+        self._complete()
         return body
 
     def _vetted(self, body: bytes) -> Usage | None:
@@ -181,7 +187,7 @@ class Call:
             self.tally.usage = dialect.merge_usage(self.tally.usage, usage)
         self.tally.pieces += block.count(b"data:")
         if dialect.ends_stream(self.surface, block):
-            self.complete = True
+            self._complete()
         if self.tally.first_byte is None:
             if b"data:" not in block:
                 return b""  # a comment in the silence before the answer is not an answer
@@ -203,9 +209,12 @@ class Call:
 
     def _heard_first(self) -> None:
         self.tally.first_byte = monotonic()
-        self._guard.heard(self.tally.first_byte - self.tally.began)
+        if self._turn.guard:
+            self._turn.guard.heard(self.tally.first_byte - self._sent)
 
     def _silent(self) -> FaultError:
+        if self._turn.guard is None:
+            return FaultError(still_asleep(self._backend, self._limits.first))
         if self.tally.first_byte is None:
             return silent(self._limits.first, "first_token_timeout")
         return silent(self._limits.idle, "idle_timeout")
@@ -273,6 +282,11 @@ class Call:
         finish = self._finish
         return Finished(self.attempt, finish.reason, finish.stop_reason, self.tally.usage)
 
+    def _complete(self) -> None:
+        """Nothing more comes: a policy may keep it for long (a draft), its server is free."""
+        self.complete = True
+        self._turn.leave(None)
+
     async def finish(self) -> None:
         """A complete stream may keep its connection."""
         if self._reply and self.complete:
@@ -287,7 +301,7 @@ class Call:
         self._patience.stop()
         if self._reply:
             self._reply.close()
-        self._guard.leave(blame)
+        self._turn.leave(blame)
 
 
 def silent(seconds: float, code: str) -> FaultError:

@@ -27,6 +27,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from router.decode import ConfigError, Decoded, Form, Problem, decode
 from router.explain import Complaint, explain
+from router.hosts import Gigabytes, HostConfig, HostName, Sleeping, check_memory
 from router.references import STRICT, Reference, Table, build_policy, check_name, check_references
 from router.steps import Policy, Surface
 
@@ -162,6 +163,10 @@ class ModelConfig(Section):
     """The environment variable whose value is sent to the backends as a bearer token."""
     surfaces: tuple[Surface, ...] | None = None
     """APIs that the backends serve; by default what probing finds."""
+    memory_gb: Gigabytes | None = None
+    """Memory that each of its servers takes while awake, in GiB; counts on hosts with a budget."""
+    sleep: Sleeping = None
+    """Lets its servers sleep while others need their memory: `true`, or the settings below."""
 
 
 class LimitsConfig(Section):
@@ -241,6 +246,10 @@ class Config(Section):
     keys: KeysConfig | None = None
     models: Annotated[Mapping[Name, ModelConfig], Field(min_length=1), *FROZEN]
     """Pools by the name that clients use."""
+    hosts: Annotated[Mapping[HostName, HostConfig], *FROZEN] = Field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    """Memory of hosts whose servers sleep in turns, by the host as it stands in their URLs."""
     policies: Annotated[Mapping[Name, Any], *FROZEN] = Field(
         default_factory=lambda: MappingProxyType({})
     )
@@ -327,6 +336,8 @@ def parse(
         config = Config.model_validate_json(json.dumps(tree))
     except ValidationError as error:
         complaints += explain(error, tree, Config)
+    if config is not None:
+        complaints += check_memory(config.models, config.hosts)
     policies = _build_policies(tree, table, complaints)
     complaints += _check_names(tree, policies)
     problems = _in_order(decoded, complaints)

@@ -5,20 +5,22 @@ asks a model. Those steps cost nothing, so they can be performed for a second po
 that serves (a shadow), for the record of what else could have been chosen (propensities), and for
 rows of recorded outcomes. `decide` performs them; only the CPU work it leaves to its caller, who
 knows where that may run. It must never reach a backend.
+
+Two things that a policy may tell beside: the chances of a draw, and what it thinks of many requests
+at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from router.fleet import Fleet
 from router.steps import (
     UNCHANGED,
     Attempt,
     Compute,
-    Drawing,
     Note,
     Open,
     Policy,
@@ -27,7 +29,25 @@ from router.steps import (
     Route,
 )
 
-__all__ = ["Deciding", "Decision", "decide", "decided"]
+__all__ = ["Deciding", "Decision", "Drawing", "Foretelling", "decide", "decided"]
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """A policy that draws lots. Who learns from its traffic must know what else could have come."""
+
+    def chances(self, request: Request) -> Mapping[str, float]:
+        """The chance of each target to be drawn for `request`; they sum to 1."""
+        ...
+
+
+@runtime_checkable
+class Foretelling(Protocol):
+    """A policy that can say what it thinks of many requests at once, for tables and replays."""
+
+    def foretold(self, requests: Sequence[Request]) -> Sequence[Mapping[str, str | float]]:
+        """What it thinks of each request, by the name of a column; the same names for all."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,11 @@ class Abilities:
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """One model at one moment: `params_b` in billions (active), `context` in tokens."""
+    """One model at one moment: `params_b` in billions (active), `context` in tokens.
+
+    `wake` is how many seconds its answer must be expected to begin later, since none of its
+    backends is awake: 0 where one is, infinite where none can be woken as things are.
+    """
 
     name: str
     params_b: float

@@ -3,18 +3,21 @@
 One task per backend: probe it until it answers, then look at its health at a steady pace. It writes
 a backend's `healthy` and `abilities` and nothing else; load and breaker belong to the calls. A swap
 starts tasks for new backends and ends those of backends that are gone.
+
+A server that sleeps is well, since it answers; what it can do is asked once it is awake.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 
 import httpx
 
 from router.backend import Backend
 from router.config import HealthConfig
-from router.faults import FaultError
+from router.faults import Blame, FaultError
 from router.observe import BackendChanged, Listener
 from router.pool import Pool
 from router.probe import probe
@@ -36,6 +39,7 @@ class Health:
         self._tasks: dict[Backend, asyncio.Task[None]] = {}
         self._pools: dict[Backend, Pool] = {}
         self._asked: dict[Backend, asyncio.Event] = {}
+        self._soon: dict[Backend, asyncio.Event] = {}
 
     def follow(self, runtime: Runtime) -> None:
         """Watch this Runtime's backends from now on, and no others."""
@@ -43,10 +47,17 @@ class Health:
         for gone in self._tasks.keys() - self._pools.keys():
             self._tasks.pop(gone).cancel()
             self._asked.pop(gone).set()
+            self._soon.pop(gone)
         for backend in self._pools.keys() - self._tasks.keys():
             self._asked[backend] = asyncio.Event()
+            self._soon[backend] = asyncio.Event()
             watch = self._watch(backend, runtime.config.health)
             self._tasks[backend] = asyncio.create_task(watch, name=f"health {backend.name}")
+
+    def look_soon(self, backend: Backend) -> None:
+        """`backend` has woken: ask what it can do, if nobody has yet."""
+        if not backend.probed and backend in self._soon:
+            self._soon[backend].set()
 
     async def probed(self) -> None:
         """Return once every backend has been asked at least once, well or not."""
@@ -60,8 +71,11 @@ class Health:
         await self._client.aclose()
 
     async def _watch(self, backend: Backend, settings: HealthConfig) -> None:
-        silences = 0
+        silences, soon = 0, self._soon[backend]
+        if backend.rest.managed:
+            await backend.rest.known.wait()
         while True:
+            soon.clear()
             pool = self._pools[backend]
             try:
                 healthy, why = await self._look(backend, pool, settings)
@@ -77,7 +91,8 @@ class Health:
                 self._observe(BackendChanged(pool.name, backend.name, state, why))
             backend.why = why
             self._asked[backend].set()
-            await asyncio.sleep(settings.every)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(soon.wait(), settings.every)
 
     async def _look(self, backend: Backend, pool: Pool, settings: HealthConfig) -> tuple[bool, str]:
         try:
@@ -85,7 +100,7 @@ class Health:
             response = await self._client.get(url, timeout=settings.timeout)
             if not response.is_success:
                 return False, f"{settings.path} answered {response.status_code}"
-            if not backend.probed:
+            if not backend.probed and backend.awake:
                 await self._probe(backend, pool)
         except httpx.TimeoutException:
             raise
@@ -97,7 +112,11 @@ class Health:
 
     async def _probe(self, backend: Backend, pool: Pool) -> None:
         self._client.timeout = httpx.Timeout(PROBE_TIMEOUT)
-        found = await probe(self._client, backend.url, pool.settings.served_as or pool.name)
+        guard = backend.enter()  # whoever is asked must not be put to sleep meanwhile
+        try:
+            found = await probe(self._client, backend.url, pool.settings.served_as or pool.name)
+        finally:
+            guard.leave(Blame.GONE)
         if pool.settings.surfaces is not None:
             found = replace(found, surfaces=frozenset(pool.settings.surfaces))
         backend.abilities, backend.probed = found, True

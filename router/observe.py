@@ -178,6 +178,19 @@ class Kept:
     number: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class SleepChanged:
+    """A server was woken or put to sleep, or would not be. `change` is one of `woken`, `slept`,
+    `wake_failed`, `sleep_failed`; it took so many seconds.
+    """
+
+    model: str
+    backend: str
+    change: str
+    seconds: float
+    why: str = ""
+
+
 Observation: TypeAlias = (
     AttemptEnded
     | RequestEnded
@@ -187,6 +200,7 @@ Observation: TypeAlias = (
     | Shadowed
     | ShadowFailed
     | Kept
+    | SleepChanged
 )
 Listener: TypeAlias = Callable[[Observation], None]
 

@@ -63,6 +63,11 @@ class PrefixMemory:
         while len(self._last) > REMEMBERED:
             self._last.popitem(last=False)
 
+    def forget(self, backend: Backend) -> None:
+        """`backend` has lost all that it held."""
+        for block in [block for block, holder in self._last.items() if holder is backend]:
+            del self._last[block]
+
 
 class Pool:
     """The backends of one model. Backends that an earlier pool had keep their live state."""
@@ -100,18 +105,22 @@ class Pool:
     ) -> Backend | None:
         """The backend for a call with this prompt, or None if there is none to be had.
 
-        The one named by `prefer` is taken if it can be: it holds what the caller goes on with.
+        The one named by `prefer` is taken if it can be: it holds what the caller goes on with. One
+        that sleeps is taken if waking it is quicker than waiting for those that are awake.
         """
         candidates = self.candidates(avoid)
         if len(self.backends) == 1 or not candidates:
             return candidates[0] if candidates else None
-        if prefer and (preferred := next((b for b in candidates if b.name == prefer), None)):
+        awake = [b for b in candidates if b.awake]
+        if prefer and (preferred := next((b for b in awake if b.name == prefer), None)):
             return preferred
         blocks = prefix_blocks(prompt)
         holder, share = self._prefixes.longest(blocks)
-        two = rng.sample(candidates, min(len(candidates), 2))  # in random order: no favourite
-        if holder in candidates and holder not in two:
+        two = rng.sample(awake, min(len(awake), 2))  # in random order: no favourite
+        if holder in awake and holder not in two:
             two = [*two, holder]
+        if len(awake) < len(candidates):
+            two.append(min((b for b in candidates if not b.awake), key=lambda b: score(b, 0.0)))
         chosen = min(two, key=lambda b: score(b, share if b is holder else 0.0))
         self._prefixes.learn(blocks, chosen)
         return chosen
@@ -126,7 +135,22 @@ class Pool:
             abilities=self.abilities,
             healthy=len(self.candidates()),
             in_flight=sum(backend.in_flight for backend in self.backends),
+            wake=min((backend.rest.expected for backend in self.candidates()), default=0.0),
         )
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for one of its servers to wake."""
+        return sum(len(backend.rest.line) for backend in self.backends)
+
+    @property
+    def full(self) -> bool:
+        """Whether no further call may wait for a server to wake."""
+        return self.settings.sleep is not None and self.waiting >= self.settings.sleep.queue
+
+    def forget(self, backend: Backend) -> None:
+        """`backend` sleeps: its prefix cache is gone."""
+        self._prefixes.forget(backend)
 
     @property
     def abilities(self) -> Abilities:
@@ -138,6 +162,7 @@ class Pool:
 
 
 def score(backend: Backend, held: float) -> float:
-    """Expected wait, in arbitrary units: lower is better. `held` is the share of the prefix."""
+    """Expected wait, in rough seconds: lower is better. `held` is the share of the prefix."""
     latency = max(backend.expected, UNKNOWN_LATENCY)
-    return latency * (backend.in_flight + 1) * (1 - (1 - HELD) * held)
+    ahead = backend.in_flight + len(backend.rest.line)
+    return backend.rest.expected + latency * (ahead + 1) * (1 - (1 - HELD) * held)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import sys
 import traceback
 
+from router.backend import Backend
 from router.faults import Blame, Fault
 from router.pool import Pool
+from router.sleep_plan import NEVER
 from router.steps import Open
 
 
@@ -35,6 +37,27 @@ def not_served(step: Open) -> Fault:
     """The model's backends do not have the API that the request came by."""
     message = f'the model "{step.model}" does not serve /v1/{step.request.surface.value}'
     return Fault(Blame.CLIENT, message, 404, "unsupported_endpoint", "model", other_model=True)
+
+
+def no_room(pool: Pool, backend: Backend) -> Fault | None:
+    """Why a call cannot even wait for `backend`, which sleeps, to be woken; None if it can."""
+    rest = backend.rest
+    if pool.full:
+        message = f'too many requests wait for the model "{pool.name}" to wake'
+        return Fault(Blame.BUSY, message, 503, "asleep_queue_full", retry_after=rest.retry_after)
+    if rest.expected < NEVER:
+        return None
+    message = (
+        f'the model "{pool.name}" sleeps, and no server on its host can be put to sleep for it'
+    )
+    return Fault(Blame.BUSY, message, 503, "asleep_no_room", retry_after=rest.retry_after)
+
+
+def still_asleep(backend: Backend, seconds: float) -> Fault:
+    """A call has waited so long for a server to wake. It is no fault of the server's."""
+    message = f"{backend.name} was not awake within {seconds:.3g} s ({backend.rest.state})"
+    retry_after = backend.rest.retry_after
+    return Fault(Blame.BUSY, message, 503, "asleep_timeout", retry_after=retry_after)
 
 
 def too_late() -> Fault:

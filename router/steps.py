@@ -22,7 +22,7 @@ This file must stay free of behaviour: values only, so that it can be read in on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
@@ -34,11 +34,10 @@ if TYPE_CHECKING:
     from router.fleet import Fleet
 
 __all__ = [
-    "Alternative", "Attempt", "Blame", "Close", "Compute", "Delta", "Draft", "Drawing", "Embed",
-    "Emit", "Ended", "Event", "Failed", "Fault", "Finished", "Foretelling", "ModelName", "Next",
-    "Note", "Open", "Parse", "Parsed", "Particular", "Policy", "Relay", "Render", "Request",
-    "Route", "Spell", "Step", "Steps", "Surface", "TargetName", "TimedOut", "Token", "Usage",
-    "UNCHANGED", "Vectors",
+    "Alternative", "Attempt", "Blame", "Close", "Compute", "Delta", "Draft", "Embed", "Emit",
+    "Ended", "Event", "Failed", "Fault", "Finished", "ModelName", "Next", "Note", "Open", "Parse",
+    "Parsed", "Particular", "Policy", "Relay", "Render", "Request", "Route", "Spell", "Step",
+    "Steps", "Surface", "TargetName", "TimedOut", "Token", "Usage", "UNCHANGED", "Vectors",
 ]  # fmt: skip
 
 ModelName = Annotated[str, "model"]
@@ -388,22 +387,4 @@ class Particular(Protocol):
         Asked when a config is checked and when the backends have been probed at start; what comes
         to light later must be dealt with in `route`.
         """
-        ...
-
-
-@runtime_checkable
-class Foretelling(Protocol):
-    """A policy that can say what it thinks of many requests at once, for tables and replays."""
-
-    def foretold(self, requests: Sequence[Request]) -> Sequence[Mapping[str, str | float]]:
-        """What it thinks of each request, by the name of a column; the same names for all."""
-        ...
-
-
-@runtime_checkable
-class Drawing(Protocol):
-    """A policy that draws lots. Who learns from its traffic must know what else could have come."""
-
-    def chances(self, request: Request) -> Mapping[str, float]:
-        """The chance of each target to be drawn for `request`; they sum to 1."""
         ...

@@ -52,7 +52,7 @@ def main() -> None:
     except (ModelFilesError, OSError, ValueError) as error:
         sys.exit(f"pair: {error}")
     config = uvicorn.Config(
-        Application(models),
+        Application(models, sleep_mode=options.sleep_mode),
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=_LAST_SECONDS,
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
     add("--max-num-seqs", type=int, default=Limits().running, help="answers made at once")
     add("--max-num-queued-reqs", type=int, default=Limits().waiting, help="answers in line")
+    add("--sleep-mode", action="store_true", help="let /sleep and /wake_up free its memory")
     add("--exit-with-parent", action="store_true", help="end when standard input ends")
     return parser
 

@@ -129,6 +129,7 @@ class Engine:
         self.codec = Codec(folder / "tokenizer.json")
         self.limits = limits or Limits()
         self.counters = Counters()
+        self.paused = False
         self._prefixes = PrefixPool(self.graph)
         self._running: list[Generation] = []
         self._waiting: deque[Generation] = deque()
@@ -142,6 +143,11 @@ class Engine:
     def waiting(self) -> int:
         """Generations in line."""
         return len(self._waiting)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of caches that are kept for later."""
+        return self._prefixes.bytes
 
     def submit(self, jobs: Sequence[Job]) -> list[Generation]:
         """Take all of these jobs, or raise QueueFullError and take none."""
@@ -161,9 +167,10 @@ class Engine:
     def step(self) -> list[tuple[Generation, Token]]:
         """Give every running generation its next token; those still reading their prompt have none.
 
-        One step reads at most `_READ_AT_ONCE` prompt tokens, the oldest request's first.
+        One step reads at most `_READ_AT_ONCE` prompt tokens, the oldest request's first. While the
+        engine is `paused`, none that waits is begun.
         """
-        while self._waiting and self.running < self.limits.running:
+        while not self.paused and self._waiting and self.running < self.limits.running:
             self._begin(self._waiting.popleft())
         made: list[tuple[Generation, Token]] = []
         budget = _READ_AT_ONCE
@@ -182,6 +189,12 @@ class Engine:
         while not generation.ended:
             tokens += [token for each, token in self.step() if each is generation]
         return tokens
+
+    def unload(self) -> None:
+        """Let go of weights and caches; nothing may be running. Who waits, waits on."""
+        assert not self._running, "caches are in use"
+        self._prefixes.clear()
+        self.graph.unload()
 
     def embed(self, prompt: Sequence[int]) -> Floats:
         """The mean of the prompt's final hidden states, [hidden], scaled to length 1.

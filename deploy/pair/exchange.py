@@ -31,6 +31,7 @@ class Exchange:
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.query: str = scope.get("query_string", b"").decode("latin-1")
         self._receive = receive
         self._send = send
         self._streams = False

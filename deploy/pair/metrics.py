@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from deploy.pair.served import Served
+from deploy.pair.sleep import DEEPEST
 
 _Sample = tuple[str, str, str, float]
 
@@ -35,4 +36,9 @@ def _samples(served: Served) -> Iterator[_Sample]:
     for reason, count in counters.finished.items():
         label = f',finished_reason="{reason}"'
         yield "vllm:request_success_total", "counter", label, count
+    level = served.sleep.level
+    states = {"awake": not served.sleep.paused, "weights_offloaded": level == 1}
+    for state, holds in {**states, "discard_all": level == DEEPEST}.items():
+        label = f',sleep_state="{state}"'
+        yield "vllm:engine_sleep_state", "gauge", label, int(holds)
     yield "pair:cancelled_total", "counter", "", served.cancelled_requests

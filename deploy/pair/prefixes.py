@@ -24,6 +24,11 @@ class PrefixPool:
         self._kept_bytes = kept_bytes
         self._idle: list[KVCache] = []
 
+    @property
+    def bytes(self) -> int:
+        """Memory of all that are kept."""
+        return sum(each.bytes for each in self._idle)
+
     def take(self, prompt: Sequence[int], room: int, reuse: bool = True) -> KVCache:
         """A cache with `room` for that many tokens, holding as much of `prompt` as is known.
 
@@ -43,8 +48,12 @@ class PrefixPool:
     def give_back(self, cache: KVCache) -> None:
         """Keep a cache for later, at the cost of older ones."""
         self._idle.append(cache)
-        while sum(each.bytes for each in self._idle) > self._kept_bytes:
+        while self.bytes > self._kept_bytes:
             self._idle.pop(0)
+
+    def clear(self) -> None:
+        """Keep none."""
+        self._idle.clear()
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

@@ -44,6 +44,17 @@ def queue_full() -> Refusal:
     return Refusal(503, "Service Unavailable", message)
 
 
+def aborted() -> Refusal:
+    """500 for a request that was under way when the server was put to sleep at once."""
+    return Refusal(500, "InternalServerError", "The request was aborted: the server sleeps.")
+
+
+def weightless() -> Refusal:
+    """500 for a request to a model that was woken without its weights."""
+    message = "A sleep of level 2 has discarded the weights, and reload_weights was not called."
+    return Refusal(500, "InternalServerError", message)
+
+
 def broken() -> Refusal:
     """500 for an error of ours; what it was is in the server's log only."""
     return Refusal(500, "InternalServerError", "Internal server error")

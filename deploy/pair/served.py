@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
 from deploy.pair.chat_template import ChatTemplate
 from deploy.pair.engine import Engine, Generation, Job, Limits, QueueFullError, Token
 from deploy.pair.gate import Gates
 from deploy.pair.parameters import Defaults
-from deploy.pair.refusal import Refusal, broken, queue_full
+from deploy.pair.refusal import Refusal, aborted, broken, queue_full, weightless
 from deploy.pair.renderer import Renderer
+from deploy.pair.sleep import SleepMode
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Served:
         self.fingerprint = f"tandem-pair-{self.engine.graph.checksum:08x}"
         self.cancelled_requests = 0
         self.healthy = True
+        self.sleep = SleepMode(self.engine)
         self._open: dict[Generation, tuple[InFlight, int]] = {}
         self._work = asyncio.Event()
 
@@ -78,6 +80,8 @@ class Served:
         """Begin these jobs together. Raises Refusal: 503 without room for all, 500 when broken."""
         if not self.healthy:
             raise broken()
+        if not self.sleep.paused and not self.sleep.usable:
+            raise weightless()
         try:
             generations = self.engine.submit(jobs)
         except QueueFullError:
@@ -96,14 +100,45 @@ class Served:
             self.cancelled_requests += 1
             flight.end(None)
 
+    async def fall_asleep(self, level: int, *, wait: bool) -> None:
+        """Sleep, once what runs has finished, or was broken off."""
+        if not wait:
+            self._end_all(aborted())
+        await self.sleep.sleep(level)
+
+    def wake_up(self, tags: Iterable[str] | None) -> bool:
+        """Wake, all of it or these parts; whether it is awake now."""
+        awake = self.sleep.wake_up(tags)
+        if awake and not self.sleep.usable:
+            self._end_all(weightless())
+        return awake
+
+    async def awake(self) -> None:
+        """Wait until the model may be used. Raises Refusal if it has no weights then."""
+        await self.sleep.resumed.wait()
+        if not self.sleep.usable:
+            raise weightless()
+
     async def run(self) -> None:
         """Step the engine whenever there is something to do, until cancelled."""
         while True:
             await self._work.wait()
             self._work.clear()
             while self._open:
-                self._step()
-                await asyncio.sleep(0)
+                if self.sleep.paused and not self.engine.running:
+                    self.sleep.idle.set()
+                    await self.sleep.resumed.wait()
+                else:
+                    self._step()
+                    await asyncio.sleep(0)
+            self.sleep.idle.set()
+
+    def _end_all(self, why: Refusal) -> None:
+        for flight in {flight for flight, _ in self._open.values()}:
+            left = [each for each in flight.generations if self._open.pop(each, None)]
+            for generation in left:
+                self.engine.cancel(generation)
+            flight.end(why)
 
     def _step(self) -> None:
         try:

@@ -34,6 +34,7 @@ from deploy.pair.metrics import exposition
 from deploy.pair.refusal import Refusal, broken, refuse, unknown_model
 from deploy.pair.sampling import Floats
 from deploy.pair.served import InFlight, Served
+from deploy.pair.sleep import SleepRoutes
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +45,12 @@ VERSION = "0.32.0+tandem.pair"
 
 
 class Application:
-    """The ASGI application for these models; the first one is meant when a request names none."""
+    """The ASGI application for these models; the first one is meant when a request names none.
 
-    def __init__(self, models: Sequence[Served]) -> None:
+    `sleep_mode` adds the endpoints by which they are put to sleep and woken.
+    """
+
+    def __init__(self, models: Sequence[Served], *, sleep_mode: bool = False) -> None:
         self._models = {served.name: served for served in models}
         self._since = int(time.time())
         self._load = 0
@@ -64,6 +68,8 @@ class Application:
             "/tokenize": {"POST": self._tokenize},
             "/detokenize": {"POST": self._detokenize},
         }
+        if sleep_mode:
+            self._handlers.update(SleepRoutes(models).handlers)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """ASGI's entry."""
@@ -149,6 +155,7 @@ class Application:
         prompts = [served.renderer.fitting(prompt) for prompt in asked]
         data = []
         for index, prompt in enumerate(prompts):
+            await served.awake()
             vector = _encoded(served.engine.embed(prompt), body.encoding_format)
             data.append({"index": index, "object": "embedding", "embedding": vector})
             await asyncio.sleep(0)  # others have their turn between two inputs

@@ -30,7 +30,6 @@ from policies.composition.blocks import (
     Forest,
     Grams,
     Kernel,
-    Linear,
     Table,
 )
 from policies.composition.budget import Reference
@@ -42,6 +41,8 @@ KIND = "experts"
 CARD = "experts.json"
 ARRAYS = "experts.safetensors"
 GRAMS = "grams.json"
+HALVED = ("points", "values")
+"""Arrays stored in half precision: what is lost is far below what they are known to."""
 _HINT = "`tandem train experts` makes such a folder"
 
 
@@ -176,7 +177,8 @@ def write_artifact(folder: Path, card: Card, parts: Parts) -> None:
         kind, scalars = type(block).__name__.lower(), {}
         for name, value in _fields(block):
             if isinstance(value, np.ndarray):
-                arrays[f"block{at}.{name}"] = value
+                half = name in HALVED and isinstance(block, Forest | Kernel)
+                arrays[f"block{at}.{name}"] = value.astype(np.float16) if half else value
             elif isinstance(value, int | float):
                 scalars[name] = value
         if isinstance(block, Grams):
@@ -336,8 +338,6 @@ def _block(
             if len(vocabulary) != len(arrays["idf"]):
                 raise ValueError(f"{GRAMS} and {ARRAYS} hold different numbers of n-grams")
             return Grams(vocabulary=vocabulary, **arrays)
-        case "linear":
-            return Linear(**arrays)
         case "kernel":
             return Kernel(**arrays, **settings)
         case "forest":

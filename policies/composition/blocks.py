@@ -71,22 +71,6 @@ def tfidf(
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
-    """A linear model: `weights` [columns, outputs] of these `columns` of the dense row, `offset`
-    [outputs].
-    """
-
-    columns: Whole
-    weights: Floats
-    offset: Floats
-
-    def outputs(self, features: Features) -> Floats:
-        """As `Block`."""
-        outputs: Floats = features.dense[:, self.columns] @ self.weights + self.offset
-        return outputs
-
-
-@dataclass(frozen=True, slots=True)
 class Kernel:
     """Kernel ridge with a Gaussian kernel of `gamma` (1 / (2 sigma^2)) over these `columns` of the
     dense row, each times its `scale`: `points` [references, columns], scaled already, `dual`

@@ -248,6 +248,22 @@ def test_backends(admin: tuple[httpx.Client, Revisions]) -> None:
     assert shown[0]["in_flight"] == 1
     assert shown[0]["abilities"]["surfaces"] == ["chat/completions"]
     assert shown[1]["abilities"]["surfaces"] is None
+    assert shown[0]["sleep"] is None
+
+
+def test_backends_that_sleep(admin: tuple[httpx.Client, Revisions]) -> None:
+    client, revisions = admin
+    rest = revisions.runtime.pools["large"].backends[0].rest
+    rest.manage(5.0)
+    rest.enter("asleep")
+    shown = client.get("/admin/backends").json()["backends"]
+    assert shown[1]["sleep"] == {
+        "state": "asleep",
+        "draining": False,
+        "waiting": 0,
+        "wake": 5.0,
+        "why": "",
+    }
 
 
 # ------------------------------------------------------------------------------------ who may ask

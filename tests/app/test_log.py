@@ -23,6 +23,7 @@ from router.observe import (
     RevisionActivated,
     Shadowed,
     ShadowFailed,
+    SleepChanged,
 )
 from router.steps import Usage
 from tests.app.observations import attempt, request
@@ -77,15 +78,17 @@ def test_a_request_is_one_line_with_its_attempts(tmp_path: Path) -> None:
 
 
 def test_everything_else_that_happens_is_a_line_too(tmp_path: Path) -> None:
-    refused, backend, revision = logged(
+    refused, backend, slept, revision = logged(
         tmp_path / "log",
         Refused("chat/completions", 401, Blame.CLIENT, "invalid_api_key", None),
         BackendChanged("large", "l.test:1", "open", "5 failures in a row"),
+        SleepChanged("large", "l.test:1", "wake_failed", 2.5, "/wake_up answered 500"),
         RevisionActivated(2, "abc"),
         attempt(),  # told with its request
     )
     assert (refused["event"], refused["status"], refused["fault"]) == ("refused", 401, "client")
     assert (backend["event"], backend["state"]) == ("backend", "open")
+    assert (slept["event"], slept["change"], slept["seconds"]) == ("sleep", "wake_failed", 2.5)
     assert (revision["event"], revision["number"]) == ("revision", 2)
 
 

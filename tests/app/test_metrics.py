@@ -26,6 +26,7 @@ from router.observe import (
     RevisionActivated,
     Shadowed,
     ShadowFailed,
+    SleepChanged,
 )
 from router.steps import Surface, Usage
 from tests.app.observations import attempt, request
@@ -39,12 +40,14 @@ class Backend:
     name: str
     in_flight: int
     state: str
+    awake: bool = True
 
 
 @dataclass
 class Pool:
     name: str
     backends: tuple[Backend, ...]
+    waiting: int = 0
 
 
 POOLS = (
@@ -278,6 +281,7 @@ def everything(metrics: Metrics) -> None:
     metrics(request(stream=True, attempts=(attempt(usage=None), attempt(estimated=True))))
     metrics(Refused("chat/completions", 400, Blame.CLIENT, None, None))
     metrics(BackendChanged("large", "l.test:1", "open", ""))
+    metrics(SleepChanged("large", "l.test:1", "woken", 2.5))
     metrics(RevisionActivated(1, "aaa"))
     metrics(Shadowed("req-1", "auto", "next", "small", "large", 1, 2, 0.5, 0.7))
     metrics(Shadowed("req-1", "auto", "next", "small", "cascade"))

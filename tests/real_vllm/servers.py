@@ -183,6 +183,7 @@ def vllm(python: Path, model: Path, logs: Path, gate: dict[str, str]) -> Iterato
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
+        "VLLM_SERVER_DEV_MODE": "1",  # the endpoints of its sleep mode
     }
     log = logs / f"vllm-{model.name}.log"
     with started(command, log, environment | gate) as process:

@@ -87,16 +87,24 @@ async def events(call: Call, upstream: Upstream) -> list[Any]:
     return heard
 
 
-async def test_it_counts_as_in_flight_until_it_is_closed(
-    placed: Placed, watched: Watched, upstream: Upstream, small: Backend
-) -> None:
-    small.plays(streams(DONE))
+async def test_it_counts_as_in_flight_until_it_is_closed(placed: Placed, watched: Watched) -> None:
     call = placed()
-    assert watched.in_flight == 1
-    await parts(call, upstream)
     assert watched.in_flight == 1
     call.close(None)
     call.close(Blame.BACKEND)  # too late to be blamed
+    assert (watched.in_flight, watched.state) == (0, "probing")
+
+
+async def test_it_counts_no_more_once_it_is_complete(
+    placed: Placed, watched: Watched, upstream: Upstream, small: Backend
+) -> None:
+    """A policy may keep a draft for long: the backend is free, and may be put to sleep."""
+    small.plays(streams(chunk({"content": "a"}), DONE))
+    call = placed()
+    assert watched.in_flight == 1
+    await parts(call, upstream)
+    assert watched.in_flight == 0
+    call.close(Blame.BACKEND)
     assert (watched.in_flight, watched.state) == (0, "probing")
 
 

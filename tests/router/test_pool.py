@@ -226,3 +226,59 @@ def test_it_can_do_what_its_first_probed_backend_can() -> None:
     assert held.serves(Surface.CHAT)
     assert not held.serves(Surface.RERANK)
     assert held.view().context == 99
+
+
+# ------------------------------------------------------------------------------------- who sleeps
+
+
+def lay_down(backend: Backend, wake: float) -> None:
+    backend.rest.manage(wake)
+    backend.rest.enter("asleep")
+
+
+def test_one_that_sleeps_is_taken_only_if_nobody_is_awake() -> None:
+    three, rng = pool(3), random.Random(1)
+    for sleeper in three.backends[:2]:
+        lay_down(sleeper, 5.0)
+    assert {three.pick(prompt(n), NONE, rng) for n in range(20)} == {three.backends[2]}
+    lay_down(three.backends[2], 1.0)
+    assert three.pick(prompt(1), NONE, rng) is three.backends[2], "it wakes soonest"
+    three.backends[2].healthy = False
+    assert three.pick(prompt(1), NONE, rng) in three.backends[:2]
+
+
+def test_waking_one_may_be_quicker_than_waiting_for_those_awake() -> None:
+    both, rng = pool(2), random.Random(1)
+    busy, asleep = both.backends
+    busy.heard(2.0)
+    lay_down(asleep, 5.0)
+    for number in range(2):
+        assert both.pick(prompt(number), NONE, rng) is busy
+        busy.enter()
+    assert both.pick(prompt(3), NONE, rng) is asleep
+
+
+def test_the_preferred_one_has_forgotten_everything_in_its_sleep() -> None:
+    both, rng = pool(2), random.Random(1)
+    lay_down(both.backends[0], 5.0)
+    assert both.pick(prompt(1), NONE, rng, both.backends[0].name) is both.backends[1]
+
+
+def test_prefixes_are_forgotten_in_sleep() -> None:
+    memory, (one, other) = PrefixMemory(), pool(2).backends
+    memory.learn([1, 2], one)
+    memory.learn([3], other)
+    memory.forget(one)
+    assert memory.longest([1, 2]) == (None, 0.0)
+    assert memory.longest([3]) == (other, 1.0)
+
+
+def test_a_model_is_awake_if_one_of_its_servers_is() -> None:
+    both = pool(2)
+    assert both.view().wake == 0
+    lay_down(both.backends[0], 5.0)
+    assert both.view().wake == 0
+    lay_down(both.backends[1], 3.0)
+    assert both.view().wake == 3
+    both.backends[1].rest.drain(draining=False, free_at=30.0)
+    assert both.view().wake == 5

@@ -18,7 +18,7 @@ from scipy import linalg, sparse
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.linear_model import Ridge
 
-from policies.composition.blocks import Block, Forest, Grams, Kernel, Linear, gaussian, tfidf
+from policies.composition.blocks import Block, Forest, Grams, Kernel, gaussian, tfidf
 from policies.composition.features import Columns, Features, Layout
 from policies.composition.lexical import Floats
 from policies.training.experts.recipe import Recipe
@@ -38,7 +38,6 @@ def fits(layout: Layout, recipe: Recipe) -> dict[str, Fit]:
     """The blocks of a model, by name, as far as there is anything for them to read."""
     found: dict[str, Fit] = {"grams": lambda seen, wanted: fit_grams(seen.grams, wanted, recipe)}
     plain = layout.columns("lexical", "prior")
-    found["linear"] = lambda seen, wanted: fit_linear(seen, wanted, plain, recipe.linear_penalty)
     found["forest"] = lambda seen, wanted: fit_forest(seen, wanted, plain, recipe)
     if layout.embedding:
         wide = layout.columns("directions", "lexical", "prior")
@@ -83,12 +82,6 @@ def fit_grams(grams: Sequence[Counter[str]], wanted: Reals, recipe: Recipe) -> G
     return Grams(seen.vocabulary, seen.idf, weights, ridge.intercept_.astype(np.float32))
 
 
-def fit_linear(features: Features, wanted: Reals, columns: Columns, penalty: float) -> Linear:
-    """Ridge regression over some columns."""
-    ridge = Ridge(penalty).fit(features.dense[:, columns], wanted)
-    return Linear(columns, ridge.coef_.T.astype(np.float32), ridge.intercept_.astype(np.float32))
-
-
 def fit_kernel(features: Features, wanted: Reals, layout: Layout, recipe: Recipe) -> Kernel:
     """Kernel ridge regression over the embedding and, with little weight, the lexical numbers."""
     columns = layout.columns("embedding", "lexical")
@@ -131,7 +124,7 @@ def kernel_ridge(  # a regression's six arguments
 
 def fit_forest(features: Features, wanted: Reals, columns: Columns, recipe: Recipe) -> Forest:
     """Extremely randomised trees (Geurts et al., 2006) over some columns of the dense row."""
-    leaf = max(recipe.leaf, len(features) // 700)
+    leaf = max(recipe.leaf, len(features) // recipe.leaves)
     forest = ExtraTreesRegressor(
         recipe.trees,
         min_samples_leaf=min(leaf, max(1, len(features) // 10)),

@@ -74,7 +74,7 @@ class Trained:
 
 def steps(training: Training) -> int:
     """How often `progress` will be called."""
-    blocks = 5 if training.recipe.features == "all" else 3
+    blocks = 4 if training.recipe.features == "all" else 2
     return 3 + blocks * (training.recipe.folds + 1)
 
 

@@ -20,13 +20,14 @@ class Recipe:
     folds: int = 5
     clusters: int | None = None
     trees: int = 200
-    leaf: int = 8
+    leaf: int = 12
+    """Rows in a leaf of a tree, at least; and no tree has more than `leaves`."""
+    leaves: int = 350
     columns_tried: float = 0.3
     directions: int = 64
     gamma: float = 1.0
     kernel_penalty: float = 10.0
     grams_penalty: float = 20.0
-    linear_penalty: float = 1000.0
     lexical_scale: float = 0.07
     """Of a lexical number beside an embedding of length 1, where distances count."""
     most_grams: int = 50_000
