@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from app import outcomes
+from app import embedded, outcomes
 from app.cli import main
 from app.outcomes_collect import MOST_IN_A_ROW, journal_beside
+from deploy.pair.stories import KINDS
 from policies.training.outcomes.rows import Rows, read_rows
 from tests.running import config, model
 from tests.scripted import PATIENCE, Backend, Call, Script, answers, chat_answer, usage
@@ -308,3 +309,13 @@ def test_the_embedded_pair_is_asked(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main([*words, "--judge", "large", "--json"]) == 0
     capsys.readouterr()
     assert len(read_rows([out])) == 1
+
+
+def test_the_router_that_ships_is_small_and_knows_the_pair() -> None:
+    folder = embedded.MODELS / embedded.EXPERTS
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 1e6
+    card = json.loads((folder / "experts.json").read_text())
+    assert card["embedding"] is None  # nothing is loaded for it at start
+    sizes = {expert["name"]: expert["params_b"] for expert in card["experts"]}
+    assert sizes == pytest.approx(embedded.PARAMS_B)
+    assert {each["name"] for each in card["categories"]} == set(KINDS)
