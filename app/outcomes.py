@@ -153,7 +153,10 @@ def _warnings(collected: Collected) -> Iterator[str]:
                 "say with --result how it is found"
             )
     if collected.unjudged:
-        yield f"the judge said no digit about {collected.unjudged} answers: they have no score"
+        yield (
+            f"{collected.unjudged} answers have no score: the judge said no digit about them, or "
+            "failed"
+        )
 
 
 def _figures(collected: Collected) -> dict[str, Any]:

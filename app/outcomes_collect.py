@@ -60,7 +60,7 @@ class Plan:
 class Collected:
     """The rows, and shares per model: of answers `cut` short by the limit, of those with an exact
     answer beside them in which no result was found (`unread`). `failures` are answers that did not
-    come, by model, each with a reason; `unjudged` those on which the judge said no digit.
+    come, by model, each with a reason; `unjudged` those without a verdict.
     """
 
     rows: Rows

@@ -207,7 +207,7 @@ async def test_a_judge_marks_where_no_answer_is_known(
     large.plays(judges)
     words = "--judge", "large", "--models", "small"
     _, told = await command.run(*words)
-    assert "the judge said no digit about 1 answers" in told
+    assert "1 answers have no score: the judge said no digit" in told
     scores = command.rows.scores[:, 0].tolist()
     assert scores[0] == pytest.approx(0.5)
     assert math.isnan(scores[1])
