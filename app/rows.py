@@ -6,6 +6,7 @@ Only reads the command line; it is imported with every `tandem` command, so what
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rename = "call a model otherwise; may be repeated"
     add("--rename", action="append", default=[], metavar="OLD=NEW", help=rename)
     add("--task", metavar="NAME", help="the task of all rows, over what the files say")
+    part = "only the I-th of N parts of the rows, which are told apart by a hash of their ids"
+    add("--part", type=_part, metavar="I/N", help=part)
 
 
 def main(options: argparse.Namespace) -> int:
@@ -63,7 +66,24 @@ def _as_asked(options: argparse.Namespace, rows: Rows) -> Rows:
     rows = rows.called([renamed.get(name, name) for name in rows.models])
     if len(set(rows.models)) < len(rows.models):
         raise RowsError("--rename: two models would have one name")
+    if options.part:
+        which, parts = options.part
+        rows = rows.at([at for at, name in enumerate(rows.ids) if _part_of(name, parts) == which])
     return replace(rows, tasks=(options.task,) * len(rows)) if options.task else rows
+
+
+def _part_of(name: str, parts: int) -> int:
+    """The part that a row with this id is in, 1 to `parts`, on any machine."""
+    digest = hashlib.md5(name.encode(), usedforsecurity=False).digest()
+    return int.from_bytes(digest) % parts + 1
+
+
+def _part(text: str) -> tuple[int, int]:
+    """An argument such as 1/2."""
+    which, _, parts = text.partition("/")
+    if not 1 <= int(which) <= int(parts):
+        raise ValueError
+    return int(which), int(parts)
 
 
 def _renaming(stated: Sequence[str]) -> list[tuple[str, str]]:
