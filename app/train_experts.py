@@ -62,6 +62,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     add("--features", choices=("all", "lexical"), default="all", help=what)
     clusters = "categories to find where rows have no task (default: follows from the rows)"
     add("--clusters", type=_count, metavar="N", help=clusters)
+    add("--trees", type=_count, metavar="N", help="trees of a forest: fewer are a smaller artifact")
     prior = "leave out what is known from other models' answers to public questions"
     add("--no-prior", action="store_true", help=prior)
     add("--seed", type=int, default=0, help="default: %(default)s")
@@ -199,9 +200,12 @@ def _held(options: argparse.Namespace, rows: Rows) -> Rows | None:
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
+    from dataclasses import replace
+
     from policies.training.experts.recipe import Recipe
 
-    return Recipe(seed=options.seed, features=options.features, clusters=options.clusters)
+    recipe = Recipe(seed=options.seed, features=options.features, clusters=options.clusters)
+    return recipe if options.trees is None else replace(recipe, trees=options.trees)
 
 
 def _embedder(options: argparse.Namespace) -> Embedder | None:

@@ -11,7 +11,11 @@ heuristic would have to be proved good.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,13 +87,14 @@ def solved(problem: Problem, costs: Reals, budget: float) -> tuple[int, ...]:
             LinearConstraint(only, -np.inf, 0),
             LinearConstraint(held[None], -np.inf, problem.resident),
         ]
-    result = milp(
-        np.concatenate([gain, np.zeros(experts)]),
-        constraints=limits,
-        integrality=np.ones(cells + experts),
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": 0.0},  # the default stops within 0.01 % of the best
-    )
+    with _unheard():
+        result = milp(
+            np.concatenate([gain, np.zeros(experts)]),
+            constraints=limits,
+            integrality=np.ones(cells + experts),
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": 0.0},  # the default stops within 0.01 % of the best
+        )
     if result.x is None:
         raise MapError(
             f"no choice of experts fits an active budget of {budget:g}"
@@ -99,6 +104,24 @@ def solved(problem: Problem, costs: Reals, budget: float) -> tuple[int, ...]:
         )
     taken = result.x[:cells].reshape(categories, experts)
     return tuple(int(at) for at in taken.argmax(axis=1))
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Sends what C code writes to standard output to standard error, where no JSON is spoilt.
+
+    The HiGHS of SciPy 1.17 prints a line of its authors' own debugging on some problems.
+    """
+    buffers = ctypes.CDLL(None)
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        buffers.fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def frontier(problem: Problem, costs: Reals, unit: str) -> tuple[Map, ...]:
