@@ -47,10 +47,11 @@ def test_texts_are_timed_one_by_one() -> None:
 
 def test_percentiles_are_of_the_repetition_and_targets_can_be_missed() -> None:
     slow, quick = (Timings([[by * at for at in range(1, 101)]], [1.0]) for by in (1.0, 0.1))
-    p50, p99 = bench._latency(128, slow)
-    assert (p50.value, p99.value, p50.met, p99.met) == (50.0, 99.0, False, False)
-    assert [figure.met for figure in bench._latency(128, quick)] == [True, True]
-    assert [figure.target for figure in bench._latency(64, slow)] == [None, None]
+    p50, p99, cpu = bench._latency(128, slow)
+    assert (p50.value, p99.value, cpu.value) == (50.0, 99.0, 1.0)
+    assert (p50.met, p99.met, cpu.met) == (False, False, None)
+    assert [figure.met for figure in bench._latency(128, quick)] == [True, True, None]
+    assert [figure.target for figure in bench._latency(64, slow)] == [None, None, None]
 
 
 def test_the_command_prints_what_programs_read(capsys: pytest.CaptureFixture[str]) -> None:
