@@ -82,8 +82,10 @@ def _learning(commands: Commands) -> None:
 
 
 def _judging(commands: Commands) -> None:
-    from app import evaluate, predict, rows
+    from app import evaluate, outcomes, predict, rows
 
+    about = "ask models, and mark their answers: rows of outcomes"
+    outcomes.add_arguments(_command(commands, "outcomes", about, outcomes.main))
     about = "turn outcomes of any known shape into a file of rows"
     rows.add_arguments(_command(commands, "rows", about, rows.main))
     about = "what a trained router thinks of prompts"

@@ -8,6 +8,7 @@ holds and end with it, even if it is killed.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from policies.gate.resources import ARTIFACTS_VARIABLE
 MODELS = Path(__file__).parent.parent / "deploy" / "pair" / "models"
 GATES = "gate"
 """The folder beside the models that holds the learned gates: these two."""
+EXPERTS = "experts"
+"""The one that holds the learned request router."""
 HIDDEN, NO_HIDDEN = "hidden", "no-hidden"
 SIZES = ("small", "large")
 READY = b"listening on "
@@ -44,6 +47,7 @@ policies:
   cascade: {{use: cascade, small: small, large: large, mean_logprob: {mean_logprob}}}
   careful: {{use: fallback, targets: [large, small]}}
   canary: {{use: split, weights: {{small: 1, large: 9}}}}
+  experts: {{use: experts, artifact: {experts}, budget: {{large_share: 0.5}}}}
   hedged: {{use: hedge, model: large, backup: small, delay: 0.5}}
 default: auto
 baseline: large
@@ -79,6 +83,7 @@ class Pair:
             mean_logprob=MEAN_LOGPROB,
             entropy=ENTROPY,
             gate=HIDDEN,
+            experts=json.dumps(str(MODELS / EXPERTS)),
         )
 
     async def close(self) -> None:

@@ -32,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--log", type=Path, nargs="+", action="extend", metavar="FILE", help=log)
     policy = "an artifact's folder, a block '{use: ...}', or with --config a policy's name"
     add("--policy", required=True, metavar="P", help=policy)
+    parts = (
+        "with --policy experts: train a router on all parts of the rows but one and judge it on "
+        "that one, for N parts, or for each task"
+    )
+    add("--cross-fit", type=_parts, metavar="N|task", help=parts)
     add("--config", type=Path, metavar="FILE", help="the gateway.yaml that holds the policy")
     setting = "a setting of the policy, over those of the artifact or block; may be repeated"
     add("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help=setting)
@@ -82,17 +87,41 @@ def main(options: argparse.Namespace) -> int:
 
 def _rows(options: argparse.Namespace) -> int:
     from app.evaluation import evaluated
-    from app.evaluation_report import figures, plot, report, warnings
+    from app.flattery import flattering
     from app.judged import judged
     from policies.training.outcomes.rows import read_rows
 
     rows = read_rows(options.rows)
+    if options.cross_fit is not None:
+        return _told(options, _cross_fitted(options, rows))
     policy = judged(options, rows.models)
     train = read_rows(options.train) if options.train else None
     if train is not None:
         train = _renamed(train, policy.names.columns)
-    found = evaluated(policy, rows, _method(options, train))
-    for warning in warnings(found):
+    flatters = flattering(policy.name, policy.stage.targets, rows.prompts)
+    return _told(options, evaluated(policy, rows, _method(options, train)), flatters)
+
+
+def _cross_fitted(options: argparse.Namespace, rows: Rows) -> Evaluation:
+    """Routers trained on parts of the rows, each judged on the part that it has not seen."""
+    from app.cross_fit import KIND, CrossFit, judged_by_parts, replayed_by_parts
+    from app.evaluation import evaluated
+    from app.judged import JudgedError, names_of, settings_of
+
+    if options.policy != KIND:
+        raise JudgedError(f"--cross-fit: trains a router, so say --policy {KIND}")
+    names = names_of(options, rows.models)
+    parts = None if options.cross_fit == "task" else options.cross_fit
+    fit = CrossFit(parts, settings_of(options.settings), options.seed)
+    judged = judged_by_parts(names)
+    method = _method(options, None)
+    return evaluated(judged, rows, method, lambda r: replayed_by_parts(r, names, fit, _bar))
+
+
+def _told(options: argparse.Namespace, found: Evaluation, flatters: str | None = None) -> int:
+    from app.evaluation_report import figures, plot, report, warnings
+
+    for warning in [*([flatters] if flatters else []), *warnings(found)]:
         print(f"tandem: {warning}", file=sys.stderr)
     if options.plot is not None and not _plotted(found, options.plot, plot):
         return 1
@@ -172,6 +201,15 @@ def _pair(text: str) -> Sequence[str]:
     if len(names) != 2:
         raise ValueError
     return names
+
+
+def _parts(text: str) -> int | str:
+    """An argument that is a number from 2 on, or the word task."""
+    if text == "task":
+        return text
+    if (parts := int(text)) < 2:
+        raise ValueError
+    return parts
 
 
 def _count(text: str) -> int:

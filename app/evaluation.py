@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -89,14 +89,23 @@ class Evaluation:
         return tuple(self.contest.rankers)
 
 
-def evaluated(judged: Judged, held: Rows, method: Method) -> Evaluation:
+Replaying: TypeAlias = Callable[[Rows], Replayed]
+"""What a policy does with rows, if that is not found by `replayed`."""
+
+
+def evaluated(
+    judged: Judged, held: Rows, method: Method, replaying: Replaying | None = None
+) -> Evaluation:
     """Judge the policy on `held`; raises `RowsError` or `ReplayError`."""
     names = judged.names
     rows = names.of(held)
-    if names.chosen:
+    if names.chosen or replaying:
         rows = _complete(rows)
     bar = _bar(method, "replaying", len(rows))
-    replay = replayed(judged.name, rows, judged.stage, method.seed, bar)
+    if replaying is not None:
+        replay = replaying(rows)
+    else:
+        replay = replayed(judged.name, rows, judged.stage, method.seed, bar)
     order = _order(names, rows, _models(names, replay))
     rows = rows.of([rows.models[place] for place in order])
     replay = _columns(replay, order)

@@ -11,11 +11,17 @@ import numpy as np
 
 from app.evaluation import LENGTH, NEAREST, RANDOM, Evaluation, TaskResult
 from policies.training.calibrate import Interval
-from policies.training.scoring.contest import LEVELS, ORACLE, POLICY, ZERO, Band, Result, band
-from policies.training.scoring.hulls import hull
+from policies.training.scoring.contest import (
+    LEVELS,
+    ORACLE,
+    POLICY,
+    ZERO,
+    Band,
+    Result,
+    band,
+    bounds,
+)
 from policies.training.scoring.picture import Picture, Point, draw
-from policies.training.scoring.trails import Floats, walked
-from policies.training.scoring.trails import trail as trail_of
 
 __all__ = ["figures", "plain", "plot", "report", "warnings"]
 
@@ -343,16 +349,5 @@ def _curves(found: Evaluation) -> dict[str, Band]:
 def _lines(found: Evaluation) -> dict[str, Band]:
     """The hull of the single models, and the oracle's."""
     field = found.contest.field
-    once = np.ones((1, len(field.scores)))
-    best = trail_of(field.scores, field.places, rising=True)
-    along = walked(best, field.places, once)[0], walked(best, field.scores, once)[0]
-    mixed = hull(field.places.mean(axis=0), field.scores.mean(axis=0))
-    last = float(field.places.mean(axis=0).max())
-    zero = RANDOM if field.by_share else ZERO
-    return {zero: _line(*mixed, last), ORACLE: _line(*along, last)}
-
-
-def _line(places: Floats, quality: Floats, last: float) -> Band:
-    xs = np.linspace(float(places[0]), last, 101)
-    ys = np.interp(xs, places, quality)
-    return Band(xs, ys, ys, ys)
+    zero, oracle = bounds(field)
+    return {RANDOM if field.by_share else ZERO: zero, ORACLE: oracle}

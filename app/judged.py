@@ -30,7 +30,7 @@ from router.steps import Particular, Policy
 if TYPE_CHECKING:
     from policies.training.outcomes.rows import Rows
 
-__all__ = ["Judged", "JudgedError", "Names", "judged", "names_of"]
+__all__ = ["Judged", "JudgedError", "Names", "judged", "names_of", "settings_of"]
 
 FREE = Price()
 UNKNOWN = 1.0
@@ -184,7 +184,7 @@ def _source(options: argparse.Namespace) -> _Source:
         return _configured(stated, options.config)
     inline = stated.lstrip().startswith("{")
     block = _artifact(stated) if not inline and Path(stated).is_dir() else _block(stated)
-    block |= _settings(options.settings)
+    block |= settings_of(options.settings)
     policy, complaints = build_policy(block, TABLE)
     if policy is None:
         raise JudgedError(f"--policy {stated}: {_said(complaints)}")
@@ -211,7 +211,8 @@ def _block(stated: str) -> dict[str, Any]:
     )
 
 
-def _settings(stated: Sequence[str]) -> dict[str, Any]:
+def settings_of(stated: Sequence[str]) -> dict[str, Any]:
+    """What `--set NAME=VALUE` says, values read as YAML. Raises `JudgedError`."""
     settings: dict[str, Any] = {}
     for one in stated:
         name, equals, value = one.partition("=")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from policies.training.outcomes.rows import Rows
     from router.decide import Foretelling
+    from router.steps import Policy
 
 BATCH = 256
 """Rows foretold at a time."""
@@ -33,13 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Ask the policy about every row, and write what it says."""
     try:
+        from app.flattery import flattering
         from policies.training.outcomes.errors import RowsError
         from policies.training.outcomes.rows import read_prompts
         from policies.training.outcomes.tables import write_table
+        from router.decide import Foretelling
 
         try:
             rows = read_prompts(options.rows)
-            columns = {**_carried(rows), **predicted(_policy(options), rows)}
+            policy = _policy(options)
+            if (seen := flattering("it", {"it": policy}, rows.prompts)) is not None:
+                print(f"tandem: {seen}", file=sys.stderr)
+            assert isinstance(policy, Foretelling)
+            columns = {**_carried(rows), **predicted(policy, rows)}
             write_table(columns, options.out)
         except (RowsError, ValueError) as error:
             reason = str(error)
@@ -53,26 +60,40 @@ def main(options: argparse.Namespace) -> int:
     return 1
 
 
-def _policy(options: argparse.Namespace) -> Foretelling:
-    import yaml
-
+def _policy(options: argparse.Namespace) -> Policy:
     from policies import TABLE
-    from router.decide import Foretelling
     from router.references import build_policy
 
-    block: dict[str, Any] = {"use": "experts", "artifact": str(options.artifact)}
-    for one in options.settings:
-        name, equals, value = one.partition("=")
-        if not (name and equals):
-            raise ValueError(f"--set {one}: write NAME=VALUE")
-        block[name] = yaml.safe_load(value)
+    block = {"use": "experts", "artifact": str(options.artifact), **_settings(options.settings)}
     policy, complaints = build_policy(block, TABLE)
     if complaints:
         path, reason = complaints[0]
         where = ".".join(map(str, path))
         raise ValueError(f"{where}: {reason}" if where else reason)
-    assert isinstance(policy, Foretelling)
+    assert policy is not None
     return policy
+
+
+def _settings(stated: Sequence[str]) -> dict[str, Any]:
+    import yaml
+
+    settings: dict[str, Any] = {}
+    for one in stated:
+        name, equals, value = one.partition("=")
+        if not (name and equals):
+            raise ValueError(f"--set {one}: write NAME=VALUE")
+        try:
+            settings[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {one}: the value is no YAML") from None
+    if "use" in settings:
+        raise ValueError("--set use: the policy is the artifact's")
+    if "embedder" in settings:
+        raise ValueError(
+            "--set embedder: no server is asked here, so an artifact that was trained with "
+            "--embeddings cannot be asked about rows"
+        )
+    return settings
 
 
 def predicted(policy: Foretelling, rows: Rows) -> dict[str, list[Any]]:

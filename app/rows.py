@@ -1,4 +1,4 @@
-"""`tandem rows`: outcomes of any known shape, written as one file of rows.
+"""`tandem rows`: outcomes of any known shape, or a log of decisions, as one file of rows.
 
 Only reads the command line; it is imported with every `tandem` command, so what it does is not.
 """
@@ -6,6 +6,7 @@ Only reads the command line; it is imported with every `tandem` command, so what
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files = (
         "Parquet, JSON lines or CSV, with score/MODEL, correct/MODEL, or output/MODEL and answer"
     )
+    files += "; or logs of decisions (JSON lines)"
     add("files", type=Path, nargs="+", metavar="FILE", help=files)
     add("--out", type=Path, required=True, metavar="OUT.parquet", help="the file to write")
     models = "only these models, in this order"
@@ -29,16 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rename = "call a model otherwise; may be repeated"
     add("--rename", action="append", default=[], metavar="OLD=NEW", help=rename)
     add("--task", metavar="NAME", help="the task of all rows, over what the files say")
+    part = "only the I-th of N parts of the rows, which are told apart by a hash of their ids"
+    add("--part", type=_part, metavar="I/N", help=part)
+    scores = "scores of logged decisions: a file with id and score; may be repeated"
+    add("--scores", type=Path, nargs="+", action="extend", default=[], metavar="FILE", help=scores)
 
 
 def main(options: argparse.Namespace) -> int:
     """Convert, write, and say what there is."""
     from policies.training.outcomes.errors import RowsError
-    from policies.training.outcomes.rows import read_rows
     from policies.training.outcomes.tables import write_table
 
     try:
-        rows = _as_asked(options, read_rows(options.files))
+        rows = _as_asked(options, _read(options))
         write_table(rows.columns(), options.out)
     except RowsError as error:
         print(f"tandem: {error}", file=sys.stderr)
@@ -49,6 +54,24 @@ def main(options: argparse.Namespace) -> int:
         return 1
     print(_summary(rows, options.out))
     return 0
+
+
+def _read(options: argparse.Namespace) -> Rows:
+    from policies.training.outcomes.errors import RowsError
+    from policies.training.outcomes.rows import read_rows
+    from policies.training.outcomes.traffic import is_log, rows_of_log
+
+    logs = [file for file in options.files if is_log(file)]
+    if not logs:
+        if options.scores:
+            raise RowsError("--scores: belong to a log of decisions, and none of the files is one")
+        return read_rows(options.files)
+    if len(logs) < len(options.files):
+        raise RowsError(f"{logs[0]}: is a log of decisions; convert logs and outcomes apart")
+    rows, left_out = rows_of_log(logs, options.scores)
+    for why, count in left_out.items():
+        print(f"tandem: {count} decisions left out: {why}", file=sys.stderr)
+    return rows
 
 
 def _as_asked(options: argparse.Namespace, rows: Rows) -> Rows:
@@ -63,7 +86,24 @@ def _as_asked(options: argparse.Namespace, rows: Rows) -> Rows:
     rows = rows.called([renamed.get(name, name) for name in rows.models])
     if len(set(rows.models)) < len(rows.models):
         raise RowsError("--rename: two models would have one name")
+    if options.part:
+        which, parts = options.part
+        rows = rows.at([at for at, name in enumerate(rows.ids) if _part_of(name, parts) == which])
     return replace(rows, tasks=(options.task,) * len(rows)) if options.task else rows
+
+
+def _part_of(name: str, parts: int) -> int:
+    """The part that a row with this id is in, 1 to `parts`, on any machine."""
+    digest = hashlib.md5(name.encode(), usedforsecurity=False).digest()
+    return int.from_bytes(digest) % parts + 1
+
+
+def _part(text: str) -> tuple[int, int]:
+    """An argument such as 1/2."""
+    which, _, parts = text.partition("/")
+    if not 1 <= int(which) <= int(parts):
+        raise ValueError
+    return int(which), int(parts)
 
 
 def _renaming(stated: Sequence[str]) -> list[tuple[str, str]]:

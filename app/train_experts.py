@@ -7,10 +7,13 @@ extra and is imported when the command runs.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
-import os
+import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +62,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     add("--features", choices=("all", "lexical"), default="all", help=what)
     clusters = "categories to find where rows have no task (default: follows from the rows)"
     add("--clusters", type=_count, metavar="N", help=clusters)
+    add("--trees", type=_count, metavar="N", help="trees of a forest: fewer are a smaller artifact")
     prior = "leave out what is known from other models' answers to public questions"
     add("--no-prior", action="store_true", help=prior)
     add("--seed", type=int, default=0, help="default: %(default)s")
@@ -109,35 +113,57 @@ def _guarded(work: Callable[[argparse.Namespace], int], options: argparse.Namesp
 
 
 def _train(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from policies.composition.artifact import write_artifact
-    from policies.training.experts.pipeline import steps, train
+    from policies.training.experts.frontier import draw_pictures
+    from policies.training.experts.pipeline import check, steps, train
     from policies.training.outcomes.rows import read_rows
 
+    _check_folder(options.out)
     rows = read_rows(options.rows)
     if options.models:
         rows = rows.of([name.strip() for name in options.models.split(",")])
+    check(rows)
     training = _training(options, rows)
-    with tqdm(total=steps(training), desc="training", file=sys.stderr, disable=None) as bar:
+    embedded = len(rows) + (0 if training.held is None else len(training.held))
+    with (
+        _bar("training", steps(training)) as bar,
+        _bar("embedding", 0 if training.reads is None else embedded) as embedding,
+    ):
 
         def progress(what: str) -> None:
             bar.set_postfix_str(what)
             bar.update()
 
-        trained = train(rows, training, progress)
+        trained = train(rows, replace(training, embedded=embedding.update), progress)
     write_artifact(options.out, trained.card, trained.parts)
+    draw_pictures(trained.card, trained.parts.reference, options.out)
     print(json.dumps(_figures(trained.card)) if options.json else _report(trained, options.out))
     return 0
 
 
+def _check_folder(out: Path) -> None:
+    """Now, and not when all the work is done."""
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(errno.EEXIST, "is a file: name a folder", str(out))
+
+
+@contextmanager
+def _bar(about: str, total: int) -> Iterator[Any]:
+    """A progress bar on a terminal; none where there is nothing to wait for."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=about, file=sys.stderr, disable=None if total else True) as bar:
+        yield bar
+
+
 def _training(options: argparse.Namespace, rows: Rows) -> Training:
     from policies.training.experts.pipeline import Training
-    from policies.training.outcomes.rows import read_rows
 
     embedder = _embedder(options)
     remote = options.embeddings is not None
-    prior = None if remote or embedder is None or options.no_prior else _prior(rows, embedder)
+    held = _held(options, rows)
+    prompts = [*rows.prompts, *(held.prompts if held is not None else ())]
+    prior = None if remote or embedder is None or options.no_prior else _prior(prompts, embedder)
     return Training(
         experts=_experts(options, rows),
         recipe=_recipe(options),
@@ -145,15 +171,41 @@ def _training(options: argparse.Namespace, rows: Rows) -> Training:
         remote=remote,
         prior=prior,
         resident_gb=options.resident,
-        held=read_rows(options.held) if options.held else None,
+        held=held,
         data={"files": [path.name for path in options.rows], "seed": options.seed},
     )
 
 
+def _held(options: argparse.Namespace, rows: Rows) -> Rows | None:
+    """The rows that are held back, without those whose prompts are among `rows`."""
+    import numpy as np
+
+    from policies.composition.prior import hashed
+    from policies.training.outcomes.errors import RowsError
+    from policies.training.outcomes.rows import read_rows
+
+    if not options.held:
+        return None
+    held = read_rows(options.held).of(rows.models)
+    known = np.isin(hashed(held.prompts), hashed(rows.prompts))
+    if known.all():
+        raise RowsError("--held: all of these prompts are among --rows: hold others back")
+    if known.any():
+        print(
+            f"tandem: {known.sum()} of {len(held)} rows held back are left out: their prompts are "
+            "among --rows",
+            file=sys.stderr,
+        )
+    return held.at(np.flatnonzero(~known))
+
+
 def _recipe(options: argparse.Namespace) -> Recipe:
+    from dataclasses import replace
+
     from policies.training.experts.recipe import Recipe
 
-    return Recipe(seed=options.seed, features=options.features, clusters=options.clusters)
+    recipe = Recipe(seed=options.seed, features=options.features, clusters=options.clusters)
+    return recipe if options.trees is None else replace(recipe, trees=options.trees)
 
 
 def _embedder(options: argparse.Namespace) -> Embedder | None:
@@ -162,26 +214,25 @@ def _embedder(options: argparse.Namespace) -> Embedder | None:
 
     if options.embeddings is None:
         return minilm() if options.features == "all" else None
-    from policies.training.remote_embedder import RemoteEmbedder
-
     if not options.embeddings_model:
         raise RowsError("--embeddings: name its model with --embeddings-model")
-    key = None
-    if options.key_env:
-        if options.key_env not in os.environ:
-            raise RowsError(f"there is no environment variable {options.key_env} (--key-env)")
-        key = os.environ[options.key_env]
-    return RemoteEmbedder(options.embeddings, options.embeddings_model, key)
+    from policies.training.remote_embedder import RemoteEmbedder
+
+    return RemoteEmbedder.connect(options.embeddings, options.embeddings_model, options.key_env)
 
 
-def _prior(rows: Rows, embedder: Embedder) -> Prior | None:
-    """The shipped prior without the groups that know some of these rows."""
+def _prior(prompts: Sequence[str], embedder: Embedder) -> Prior | None:
+    """The shipped prior without the groups that know some of these prompts."""
     from policies.composition.prior import shipped
+    from policies.training.outcomes.errors import RowsError
 
-    prior = shipped()
+    try:
+        prior = shipped()
+    except ValueError as error:
+        raise RowsError(f"the prior is damaged ({error}): restore deploy/prior") from None
     if prior.embedder != embedder.fingerprint:
         return None
-    strangers = prior.strangers(rows.prompts)
+    strangers = prior.strangers(prompts)
     if left_out := [name for name in prior.names if name not in strangers]:
         print(
             f"tandem: the prior's {', '.join(left_out)} left out: it was learned from some of "
@@ -225,12 +276,8 @@ def _spent(rows: Rows) -> Mapping[str, float]:
 
     if rows.costs is None:
         return {}
-    means = np.nanmean(rows.costs, axis=0)
-    return {
-        model: float(mean)
-        for model, mean in zip(rows.models, means, strict=True)
-        if not np.isnan(mean)
-    }
+    known = zip(rows.models, rows.costs.T, strict=True)
+    return {model: float(np.nanmean(costs)) for model, costs in known if not np.isnan(costs).all()}
 
 
 def _told(options: argparse.Namespace, name: str, rows: Rows) -> Mapping[str, float]:
@@ -247,7 +294,7 @@ def _told(options: argparse.Namespace, name: str, rows: Rows) -> Mapping[str, fl
             number = float(value)
         except ValueError:
             number = -1.0
-        if not model or number < 0:
+        if not model or not 0 <= number < math.inf:
             raise RowsError(f"--{name} {one}: write MODEL=NUMBER")
         if spelled_alike(model) not in known:
             held = ", ".join(rows.models)
@@ -274,6 +321,8 @@ def _report(trained: Trained, out: Path) -> str:
     lines.append(
         f"  category: right on {right:.1%} of rows unseen, its confidence off by {off:.3f}"
     )
+    unsure = f"{known['abstained']:.1%} of prompts like these, which go to the fallback"
+    lines.append(f"  too uncertain to choose for: {unsure}")
     lines.append("  expected quality, on rows unseen:")
     for model, figures in known["experts"].items():
         explained = 1 - figures["squared_error"] / max(figures["squared_error_of_the_mean"], 1e-12)
@@ -283,31 +332,50 @@ def _report(trained: Trained, out: Path) -> str:
     best = max(card.maps, key=lambda one: one.quality)
     most = f"up to a mean score of {best.quality:.3f} at {best.cost:.3g} {best.unit}"
     lines.append(f"  maps: {len(card.maps)}, {most}")
+    lines += _frontier(card)
     lines.append(f"  use it: {{use: experts, artifact: {out}}}")
     return "\n".join(lines)
 
 
-def _train_prior(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
+def _frontier(card: Card) -> list[str]:
+    """The curve of the quality model, as a small table."""
+    curve = card.metrics["frontier"]
+    if curve is None:
+        return ["  no row knows the score of every expert: there is no curve"]
+    lines = [
+        f"  by quality, on {curve['rows']} rows unseen ({card.reference}), by {curve['unit']}:",
+        f"    {curve['unit']:>8}  score (95 %)            lots   oracle",
+    ]
+    for point in curve["points"]:
+        spread = f"{point['score']:.3f} ({point['low']:.3f} to {point['high']:.3f})"
+        lines.append(
+            f"    {point['cost']:8.3g}  {spread}  {point['lots']:.3f}  {point['oracle']:.3f}"
+        )
+    for name in ("apgr", "aiq"):
+        if name in curve:
+            each = curve[name]
+            spread = f"{each['value']:.3f} ({each['low']:.3f} to {each['high']:.3f})"
+            lines.append(f"  {name.upper()} {spread}")
+    return lines
 
+
+def _train_prior(options: argparse.Namespace) -> int:
     from policies.composition.embedder import minilm
     from policies.training.outcomes.errors import RowsError
     from policies.training.outcomes.rows import read_rows
     from policies.training.prior import write_prior
 
+    _check_folder(options.out)
     groups: dict[str, Rows] = {}
     for one in options.rows:
         name, equals, file = one.partition("=")
         if not (name and equals and file):
             raise RowsError(f"--rows {one}: write NAME=FILE")
+        if name in groups:
+            raise RowsError(f"--rows {one}: there is a group {name} already")
         groups[name] = read_rows([Path(file)])
-    with tqdm(total=len(groups), desc="prior", file=sys.stderr, disable=None) as bar:
-
-        def progress(what: str) -> None:
-            bar.set_postfix_str(what)
-            bar.update()
-
-        write_prior(groups, minilm(), options.out, progress)
+    with _bar("embedding", sum(len(rows.complete()) for rows in groups.values())) as bar:
+        write_prior(groups, minilm(), options.out, bar.update)
     print(f"{options.out}: {', '.join(f'{name} ({len(rows)})' for name, rows in groups.items())}")
     return 0
 

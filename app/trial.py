@@ -157,12 +157,7 @@ class Trial:
             "temperature": 0,
             "max_tokens": self.asking.max_tokens,
         }
-        headers = {"x-tandem-explain": "1"}
-        response = await self.client.post("/v1/chat/completions", json=body, headers=headers)
-        if not response.is_success:
-            raise TrialError(f"{target} failed: {response.text[:600]}")
-        ended = await self.listener.how(response.headers["x-request-id"])
-        told = response.json()
+        told, ended = await self.told(body)
         return Answered(
             told["choices"][0]["message"]["content"] or "",
             ended.attempts,
@@ -170,6 +165,22 @@ class Trial:
             ended.reason,
             ended.detail,
         )
+
+    async def told(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], RequestEnded]:
+        """The whole answer to a chat request, and how it ended. Raises `TrialError`."""
+        headers = {"x-tandem-explain": "1"}
+        response = await self.client.post("/v1/chat/completions", json=body, headers=headers)
+        if not response.is_success:
+            raise TrialError(f"{body['model']} failed: {_message(response)}")
+        return response.json(), await self.listener.how(response.headers["x-request-id"])
+
+
+def _message(response: httpx.Response) -> str:
+    """What the gateway says went wrong."""
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:600]
 
 
 def _writers(told: Mapping[str, Any], attempts: Iterable[AttemptEnded]) -> Iterator[str]:

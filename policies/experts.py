@@ -22,7 +22,7 @@ from policies.composition.artifact import Artifact
 from policies.composition.ask import Ask, Source, ask_of, asks_of
 from policies.composition.choice import SHARE, Rule, Wish, rule_for
 from policies.composition.judge import Judge, Judgement
-from policies.composition.opening import opened
+from policies.composition.opening import opened, trained_on
 from router.fleet import Fleet
 from router.phrases import Phrase, compute, embed, note, route
 from router.steps import Failed, ModelName, Request, Steps, Surface, TargetName, Vectors
@@ -183,6 +183,10 @@ class Experts:
             raise ValueError("embedder: nothing can be foretold where a backend makes embeddings")
         read = [ask_of(request.body, self.text) for request in requests]
         return [self._row(judgement) for judgement in self._judge.judge_all(read)]
+
+    def trained_on(self, prompts: Sequence[str]) -> int:
+        """How many of these prompts its artifact, or the artifact's prior, was trained on."""
+        return trained_on(self._artifact, prompts)
 
     def _row(self, judgement: Judgement) -> Mapping[str, str | float]:
         card = self._artifact.card

@@ -6,8 +6,8 @@ that serves (a shadow), for the record of what else could have been chosen (prop
 rows of recorded outcomes. `decide` performs them; only the CPU work it leaves to its caller, who
 knows where that may run. It must never reach a backend.
 
-Two things that a policy may tell beside: the chances of a draw, and what it thinks of many requests
-at once.
+Three things that a policy may tell beside: the chances of a draw, what it thinks of many requests
+at once, and how many prompts it was learned from.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from router.steps import (
     Route,
 )
 
-__all__ = ["Deciding", "Decision", "Drawing", "Foretelling", "decide", "decided"]
+__all__ = ["Deciding", "Decision", "Drawing", "Foretelling", "Learned", "decide", "decided"]
 
 
 @runtime_checkable
@@ -47,6 +47,15 @@ class Foretelling(Protocol):
 
     def foretold(self, requests: Sequence[Request]) -> Sequence[Mapping[str, str | float]]:
         """What it thinks of each request, by the name of a column; the same names for all."""
+        ...
+
+
+@runtime_checkable
+class Learned(Protocol):
+    """A policy that was learned from prompts. On those its figures flatter."""
+
+    def trained_on(self, prompts: Sequence[str]) -> int:
+        """How many of these prompts it was learned from."""
         ...
 
 

@@ -25,8 +25,10 @@ LEARNED = "r2r"
 """The policy whose share of large tokens the baselines are given."""
 RANDOM, TOKEN_ENTROPY = "random", "token_entropy"
 BASELINES = (RANDOM, TOKEN_ENTROPY)
+LOTS: Block = MappingProxyType({"use": "split", "weights": {"small": 1, "large": 1}})
+"""A coin for every request: what a request router must be better than."""
 USUAL = (
-    *("small", "large", "cascade", RANDOM, TOKEN_ENTROPY),
+    *("small", "large", "cascade", "split", "experts", RANDOM, TOKEN_ENTROPY),
     *("ead", "r2r_no_hidden", LEARNED, "r2r_optimistic"),
 )
 """What is measured if nothing is said."""
@@ -36,12 +38,16 @@ RATES = (0.05, 0.1, 0.2, 0.4, 0.7)
 TOKEN_BITS = (0.05, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 MEAN_BITS = (0.03, 0.1, 0.2, 0.4, 0.8)
 SCORES = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9)
+SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Points of the curves: from nearly no large tokens to more than anyone would want."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is measured: a model, or a policy with its block and what is varied for a curve."""
+    """What is measured: a model, or a policy with its block and what is varied for a curve.
+
+    A dot in `varied` stands before a setting within another one.
+    """
 
     name: str
     block: Block | None = None
@@ -52,8 +58,12 @@ class Entry:
         """The settings of the curve, each with its block."""
         policy = Policy(self.name, self.block or {})
         for value in self.values:
-            at = policy.at(value) if self.varied == "threshold" else {self.varied: value}
+            at = policy.at(value) if self.varied == "threshold" else self._at(value)
             yield value, {**policy.block, **at}
+
+    def _at(self, value: float) -> Block:
+        outer, _, inner = self.varied.partition(".")
+        return {outer: {inner: value} if inner else value}
 
 
 def lineup(blocks: Mapping[str, Block]) -> dict[str, Entry]:
@@ -66,6 +76,8 @@ def lineup(blocks: Mapping[str, Block]) -> dict[str, Entry]:
         Entry("small"),
         Entry("large"),
         Entry("cascade", blocks["cascade"]),
+        Entry("split", {**LOTS}),
+        Entry("experts", blocks["experts"], "budget.large_share", SHARES),
         Entry(RANDOM, {**GATE, "rule": "random"}, "rate", RATES),
         Entry(TOKEN_ENTROPY, {**GATE, "rule": "entropy"}, values=TOKEN_BITS),
         Entry("ead", ead, values=MEAN_BITS),

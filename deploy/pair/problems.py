@@ -2,9 +2,9 @@
 
     python -m deploy.pair.problems --seed 1000000 -n 4000 > prompts.jsonl
 
-writes them as a prompts file: one JSON object a line, with `prompt` and `answer`. The pair is
-trained on these, and the bench, the calibration and the reports use them. Pure Python: it must not
-import torch, a tokenizer or anything of the gateway.
+writes them as a prompts file: one JSON object a line, with `task` (the kind), `prompt` and
+`answer`. The pair is trained on these, and the bench, the calibration and the reports use them.
+Pure Python: it must not import torch, a tokenizer or anything of the gateway.
 
 Seeds are divided into training, tuning and reporting. On top of that every *formula* belongs to
 exactly one of the three by its checksum, and a seed yields only formulas of its own part: a
@@ -197,7 +197,8 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=1000, help="problems (default: %(default)s)")
     given = parser.parse_args()
     for problem in problems(given.seed, given.n):
-        print(json.dumps({"prompt": problem.prompt, "answer": problem.answer}))
+        told = {"task": problem.kind, "prompt": problem.prompt, "answer": problem.answer}
+        print(json.dumps(told))
 
 
 if __name__ == "__main__":

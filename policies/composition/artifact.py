@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from policies.composition.blocks import (
 from policies.composition.budget import Reference
 from policies.composition.features import Reading, Units
 from policies.composition.lexical import NAMES, Floats
+from policies.composition.prior import Hashes
 
 FORMAT = 1
 KIND = "experts"
@@ -106,8 +107,8 @@ class Card:
     """Everything about an artifact that is no array.
 
     `resident` are the indices of the experts that fit the memory budget of training (all, where
-    there was none), `strong` is the one among them with the best mean score. Below `confidence` or `similarity` a
-    prompt counts as uncertain. `prior` names the prior whose expectations are features.
+    there was none), `strong` is the one among them with the best mean score. Below `confidence` or
+    `similarity` a prompt counts as uncertain. `prior` names the prior whose expectations are features.
     `reference` says where the rows of the frontier came from: `folds` or `rows`.
     """
 
@@ -129,7 +130,10 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The arrays of an artifact as what they are for, still without an embedder."""
+    """The arrays of an artifact as what they are for, still without an embedder.
+
+    `prompts` are the hashes of the prompts that it was trained on.
+    """
 
     directions: Floats
     direction_units: Units
@@ -139,6 +143,7 @@ class Parts:
     blend: Blend
     familiar: Familiar
     reference: Reference
+    prompts: Hashes = field(default_factory=lambda: np.zeros(0, np.uint64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +216,7 @@ def _shared(parts: Parts) -> dict[str, Any]:
         "familiar.points": parts.familiar.points.astype(np.float16),
         "reference.predicted": parts.reference.predicted.astype(np.float32),
         "reference.actual": parts.reference.actual.astype(np.float32),
+        "prompts": parts.prompts,
     }
     if parts.prior_units is not None:
         arrays |= _units("prior", parts.prior_units)
@@ -334,6 +340,7 @@ def _parts(
         blend,
         Familiar(arrays["familiar.points"].astype(np.float32), int(stated["neighbours"])),
         Reference(predicted.astype(float), actual.astype(float)),
+        arrays["prompts"],
     )
 
 

@@ -7,7 +7,7 @@ each other are found now and not by the first request.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from policies.composition.ask import Ask
 from policies.composition.embedder import EmbedderError, LocalEmbedder, minilm
 from policies.composition.judge import Judge
 from policies.composition.memory import Vectors, spelled
-from policies.composition.prior import Prior, shipped
+from policies.composition.prior import Prior, hashed, shipped
 
 TRIAL = Ask("What is 3 + 4?")
 
@@ -100,6 +100,19 @@ def _prior(used: PriorUsed) -> Prior:
         return here.of(used.groups)
     except KeyError as error:
         raise ValueError(f"artifact: the prior has no group {error.args[0]}") from None
+
+
+def trained_on(artifact: Artifact, prompts: Sequence[str]) -> int:
+    """How many of these prompts the artifact was trained on, or the part of the prior that it uses.
+
+    Figures on those flatter. Raises ValueError where the prior cannot be had.
+    """
+    hashes = hashed(prompts)
+    seen = np.isin(hashes, artifact.parts.prompts)
+    if artifact.card.prior is not None:
+        for group in _prior(artifact.card.prior).groups:
+            seen |= np.isin(hashes, group.prompts)
+    return int(seen.sum())
 
 
 def _try(folder: Path, judge: Judge, *, remote: bool) -> None:

@@ -43,6 +43,9 @@ class Logged:
     session: str
     score: float
     cost: float
+    id: str = ""
+    served: tuple[str, ...] = ()
+    """The models that wrote what the client got."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,4 +168,6 @@ def _logged(
         session=request.session or named,
         score=given.get(named, math.nan),
         cost=float(cost) if isinstance(cost, (int, float)) else math.nan,
+        id=named,
+        served=tuple(line.get("served") or ()),
     )

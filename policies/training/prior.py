@@ -7,17 +7,18 @@ out, stands there.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
-from policies.composition.ask import LONGEST
-from policies.composition.embedder import Embedder
+from policies.composition.embedder import Embedder, Progress
 from policies.composition.prior import ARRAYS, CARD, hashed
 from policies.training.experts.fit import kernel_ridge
+from policies.training.experts.pipeline import asks_in
+from policies.training.outcomes.errors import RowsError
 from policies.training.outcomes.rows import Rows
 
 GAMMA = 1.5
@@ -28,16 +29,22 @@ POINTS = 1500
 
 
 def write_prior(
-    groups: Mapping[str, Rows], embedder: Embedder, folder: Path, progress: Callable[[str], None]
+    groups: Mapping[str, Rows], embedder: Embedder, folder: Path, embedded: Progress | None = None
 ) -> None:
     """Fit a group to each source's rows, and write the folder. Rows with unknown scores are left
-    out.
+    out. `embedded` is told of so many further prompts that have their vectors.
+
+    Raises `RowsError` for a source without a row on which every score is known.
     """
     arrays: dict[str, Any] = {}
     cards = []
     for name, held in groups.items():
         rows = held.complete()
-        vectors = embedder.embed([prompt.strip()[:LONGEST] for prompt in rows.prompts])
+        if not len(rows):
+            raise RowsError(
+                f"{name}: no row holds a score of every one of {', '.join(held.models)}"
+            )
+        vectors = embedder.embed([ask.text for ask in asks_in(rows)], embedded)
         points, dual, offset = kernel_ridge(vectors, rows.scores, GAMMA, PENALTY, POINTS, 0)
         arrays |= {
             f"{name}.points": points.astype(np.float16),
@@ -46,7 +53,6 @@ def write_prior(
             f"{name}.prompts": hashed(rows.prompts),
         }
         cards.append({"name": name, "models": list(rows.models), "gamma": GAMMA, "rows": len(rows)})
-        progress(name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ARRAYS).write_bytes(save(arrays))
     card = {"kind": "prior", "embedder": embedder.fingerprint, "groups": cards}

@@ -99,6 +99,20 @@ async def test_every_target_answers(gateway: Running) -> None:
     assert gateway.in_flight() == 0
 
 
+@pytest.mark.parametrize(
+    ("question", "kind", "expert"),
+    [("What is 347 + 285 - 158?", "mixed", "small"), ("What is 347 * 16?", "product", "large")],
+)
+async def test_the_router_sends_what_is_hard_to_the_large_model(
+    question: str, kind: str, expert: str, gateway: Running
+) -> None:
+    asked = {**ASKED, "messages": [{"role": "user", "content": question}]}
+    answer = await gateway.post(model="experts", **asked)
+    assert answer.status_code == 200
+    assert answer.headers["x-tandem-models"].split("=")[0] == expert
+    assert answer.headers["x-tandem-reason"].startswith(f"expert; {kind} ")
+
+
 async def test_the_gateway_adds_and_loses_nothing(gateway: Running, pair: Pair) -> None:
     whole = {**ASKED, "model": "small", "return_token_ids": True, "stop": ["="], "top_k": 3}
     async with http(pair.urls["small"]) as direct:

@@ -82,6 +82,13 @@ def test_the_curve_keeps_the_way_back_in_proportion() -> None:
     assert len(ratios) == 1
 
 
+def test_the_routers_curve_is_over_its_budget() -> None:
+    entry = lineup(document().config.policies)["experts"]
+    for share, block in entry.points():
+        assert block["budget"] == {"large_share": share}
+        assert block["artifact"] == (entry.block or {})["artifact"]
+
+
 def test_seeds_for_tuning_are_not_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "pair", "--seed", str(REPORT_SEED_FROM - 1)]) == 2
     assert "--tuning" in capsys.readouterr().err

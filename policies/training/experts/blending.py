@@ -22,8 +22,12 @@ from policies.composition.features import Features
 from policies.composition.lexical import Floats
 from policies.composition.prior import hashed
 from policies.training.experts.fit import Fit, Reals, targets
+from policies.training.experts.gaps import filled
 
 Indices = npt.NDArray[np.int64]
+
+STILL = 1e-4
+"""Part of the spread of what came, below which predictions do not count as moving."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +52,20 @@ def blended(
     folds: Sequence[Indices],
     done: Callable[[str], None],
 ) -> Blended:
-    """Fit every block, and weigh them. `done` is called with a block's name after each fit."""
-    wanted = targets(scores)
+    """Fit every block, and weigh them. `done` is called with a block's name after each fit.
+
+    `scores` [rows, experts] are NaN where nobody knows.
+    """
+    wanted = targets(filled(scores, features))
     unseen = np.zeros((len(fits), *wanted.shape))
     everything = np.arange(len(features))
     for fold in folds:
         rest = np.setdiff1d(everything, fold)
+        others = features.rows(rest)
+        learned = targets(filled(scores[rest], others))
         for at, (name, fit) in enumerate(fits.items()):
-            block = fit(features.rows(rest), wanted[rest])
-            unseen[at, fold] = block.outputs(features.rows(fold)) - wanted[rest].mean(axis=0)
+            block = fit(others, learned)
+            unseen[at, fold] = block.outputs(features.rows(fold)) - learned.mean(axis=0)
             done(name)
     weights = np.column_stack([_weights(unseen[:, :, :1], wanted[:, :1]),
                                _weights(unseen[:, :, 1:], wanted[:, 1:])])  # fmt: skip
@@ -86,5 +95,11 @@ def _weights(unseen: Reals, wanted: Reals) -> Floats:
 
 
 def slope(told: Reals, came: Reals) -> float:
-    """Of the regression of `came` on `told` through the origin; 0 where it falls."""
-    return max(float(told @ came) / max(float(told @ told), 1e-12), 0.0)
+    """Of the regression of `came` on `told` through the origin; 0 where it falls.
+
+    And where `told` hardly moves: what is left is rounding, and would get a weight of thousands.
+    """
+    moved = float(told @ told)
+    if moved <= STILL**2 * float(came @ came):
+        return 0.0
+    return max(float(told @ came) / moved, 0.0)

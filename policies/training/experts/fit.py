@@ -165,7 +165,7 @@ def _forest(trees: Sequence[Any], columns: Columns) -> Forest:
     return Forest(
         roots=starts[:-1].astype(np.int32),
         column=whole("column"),
-        threshold=np.concatenate(parts["threshold"]).astype(np.float32),
+        threshold=np.concatenate(parts["threshold"]),
         left=whole("left"),
         right=whole("right"),
         leaf=whole("leaf"),

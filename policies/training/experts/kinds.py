@@ -48,10 +48,16 @@ class Kinds:
     source: str
 
 
-def given(tasks: Sequence[str], prompts: Sequence[str]) -> Kinds:
-    """The tasks as categories, the largest first."""
+def several(tasks: Sequence[str]) -> bool:
+    """Whether tasks tell prompts apart: two at least, one of them of more than a few rows."""
     counts = Counter(tasks)
-    kept = [task for task, count in counts.most_common() if count >= FEWEST]
+    return len(counts) > 1 and max(counts.values()) >= FEWEST
+
+
+def given(tasks: Sequence[str], prompts: Sequence[str]) -> Kinds:
+    """The tasks as categories, the largest first, `other` last."""
+    counts = Counter(tasks)
+    kept = [task for task, count in counts.most_common() if count >= FEWEST and task != OTHER]
     named = [task if counts[task] >= FEWEST else OTHER for task in tasks]
     names = [*dict.fromkeys([*kept, *named])]
     at = {name: number for number, name in enumerate(names)}
@@ -65,7 +71,8 @@ def found(features: Features, layout: Layout, prompts: Sequence[str], recipe: Re
     count = recipe.clusters or max(min(FEWEST_CLUSTERS, len(features)), most)
     part = "embedding" if layout.embedding else "lexical"
     rows = features.dense[:, layout.columns(part)]
-    labels = KMeans(min(count, len(features)), n_init=4, random_state=recipe.seed).fit_predict(rows)
+    count = min(count, len(np.unique(rows, axis=0)))
+    labels = KMeans(count, n_init=4, random_state=recipe.seed).fit_predict(rows)
     ranks = {label: at for at, (label, _) in enumerate(Counter(labels.tolist()).most_common())}
     of_rows = np.array([ranks[label] for label in labels.tolist()])
     described = _described([""] * len(ranks), of_rows, prompts)

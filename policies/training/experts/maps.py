@@ -11,7 +11,11 @@ heuristic would have to be proved good.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +43,10 @@ class Problem:
     memory: Reals | None = None
     resident: float | None = None
 
+    def among(self, experts: Sequence[int]) -> Problem:
+        """The same with these experts only, all of which are in memory."""
+        return Problem(self.worth[:, list(experts)], self.shares)
+
 
 def worth_of(scores: Reals, of_rows: Sequence[int], categories: int) -> Reals:
     """The mean score of each expert on each category's rows, the overall one where there is none.
@@ -61,14 +69,15 @@ def solved(problem: Problem, costs: Reals, budget: float) -> tuple[int, ...]:
     """The best map under this active budget: an expert for each category. Raises `MapError`."""
     categories, experts = problem.worth.shape
     cells = categories * experts
+    unit = float(costs.max()) or 1.0  # a solver's tolerances are absolute, and a price may be 1e-5
     gain = -(problem.shares[:, None] * problem.worth).ravel()
     each = np.zeros((categories, cells + experts))
     for category in range(categories):
         each[category, category * experts : (category + 1) * experts] = 1
-    spent = np.concatenate([(problem.shares[:, None] * costs).ravel(), np.zeros(experts)])
+    spent = np.concatenate([(problem.shares[:, None] * costs / unit).ravel(), np.zeros(experts)])
     limits = [
         LinearConstraint(each, 1, 1),
-        LinearConstraint(spent[None], -np.inf, budget * (1 + 1e-9)),
+        LinearConstraint(spent[None], -np.inf, budget / unit * (1 + 1e-9)),
     ]
     if problem.memory is not None and problem.resident is not None:
         used = np.eye(experts)[np.tile(np.arange(experts), categories)]
@@ -78,24 +87,47 @@ def solved(problem: Problem, costs: Reals, budget: float) -> tuple[int, ...]:
             LinearConstraint(only, -np.inf, 0),
             LinearConstraint(held[None], -np.inf, problem.resident),
         ]
-    result = milp(
-        np.concatenate([gain, np.zeros(experts)]),
-        constraints=limits,
-        integrality=np.ones(cells + experts),
-        bounds=Bounds(0, 1),
-    )
+    with _unheard():
+        result = milp(
+            np.concatenate([gain, np.zeros(experts)]),
+            constraints=limits,
+            integrality=np.ones(cells + experts),
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": 0.0},  # the default stops within 0.01 % of the best
+        )
     if result.x is None:
         raise MapError(
             f"no choice of experts fits an active budget of {budget:g}"
-            + ("" if problem.resident is None else f" and {problem.resident:g} GB of memory")
+            if problem.resident is None
+            else f"no choice of experts fits {problem.resident:g} GB of memory"
+            + (f" and an active budget of {budget:g}" if budget else "")
         )
     taken = result.x[:cells].reshape(categories, experts)
     return tuple(int(at) for at in taken.argmax(axis=1))
 
 
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Sends what C code writes to standard output to standard error, where no JSON is spoilt.
+
+    The HiGHS of SciPy 1.17 prints a line of its authors' own debugging on some problems.
+    """
+    buffers = ctypes.CDLL(None)
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        buffers.fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def frontier(problem: Problem, costs: Reals, unit: str) -> tuple[Map, ...]:
     """Maps for rising active budgets, each better than the one before. Raises `MapError`."""
     found: list[Map] = []
+    most = float(problem.shares @ problem.worth.max(axis=1))
     for budget in np.linspace(float(costs.min()), float(costs.max()), BUDGETS):
         try:
             experts = solved(problem, costs, float(budget))
@@ -105,13 +137,19 @@ def frontier(problem: Problem, costs: Reals, unit: str) -> tuple[Map, ...]:
         quality = float(problem.shares @ problem.worth[np.arange(len(experts)), list(experts)])
         if not found or quality > found[-1].quality + 1e-12:
             found.append(Map(unit, float(budget), cost, quality, experts))
+        if quality >= most - 1e-12:
+            break
     if not found:
         solved(problem, costs, float(costs.max()))  # says why
     return tuple(found)
 
 
-def resident_of(problem: Problem, costs: Reals) -> tuple[int, ...]:
-    """The experts that are kept in memory: those of the best map without an active budget."""
+def resident_of(problem: Problem) -> tuple[int, ...]:
+    """The experts that are kept in memory: those of the best map without an active budget.
+
+    Raises `MapError` where none fits.
+    """
+    experts = problem.worth.shape[1]
     if problem.resident is None:
-        return tuple(range(problem.worth.shape[1]))
-    return tuple(sorted(set(solved(problem, costs, float(costs.max())))))
+        return tuple(range(experts))
+    return tuple(sorted(set(solved(problem, np.zeros(experts), 0.0))))

@@ -8,26 +8,29 @@ line; progress is told to a callable.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from sklearn.decomposition import PCA
-from sklearn.linear_model import Ridge
 
 from policies.composition.artifact import Card, Embedding, Expert, Parts, PriorUsed
 from policies.composition.ask import Ask, ask_of
 from policies.composition.blocks import Familiar
 from policies.composition.budget import Reference
 from policies.composition.embedder import Embedder
-from policies.composition.features import Features, Reading, embedded, forms, units
+from policies.composition.embedder import Progress as Embedded
+from policies.composition.features import Features, Reading, forms, units
 from policies.composition.lexical import Floats
-from policies.composition.prior import Prior
-from policies.training.experts.blending import Blended, blended, folds_of
+from policies.composition.prior import Prior, hashed
+from policies.training.experts.blending import Blended, Indices, blended, folds_of
 from policies.training.experts.fit import Reals, fits
-from policies.training.experts.kinds import Classified, Kinds, classified, found, given
+from policies.training.experts.frontier import figures as figures_of
+from policies.training.experts.frontier import frontier_of, priced
+from policies.training.experts.gaps import check_known
+from policies.training.experts.kinds import Classified, Kinds, classified, found, given, several
 from policies.training.experts.maps import Problem, frontier, resident_of, worth_of
 from policies.training.experts.recipe import Recipe
 from policies.training.experts.worth import figures
@@ -35,11 +38,13 @@ from policies.training.outcomes.errors import RowsError
 from policies.training.outcomes.rows import Rows
 
 FEWEST_ROWS = 50
-"""Below, the folds hold too little to learn from."""
+"""Different prompts. Below, the folds hold too little to learn from."""
 NEIGHBOURS = 10
 UNCERTAIN = 0.02
 STRANGE = 0.01
 """Shares of the training rows that count as uncertain or unfamiliar: where the defaults lie."""
+SURE = 0.9
+"""But no prompt whose category is as probable as this, however sure the training rows were."""
 MOST_FAMILIAR = 4000
 """Prompts kept to tell how familiar a new one is."""
 
@@ -51,7 +56,8 @@ class Training:
     """What a training is given beside its rows.
 
     `experts` say what is known of each model, in the order of the rows' models. `remote` marks an
-    embedder that the gateway will have to ask a backend for.
+    embedder that the gateway will have to ask a backend for. `embedded` is told of so many further
+    prompts that have their vectors, `held` ones included.
     """
 
     experts: tuple[Expert, ...]
@@ -62,6 +68,12 @@ class Training:
     resident_gb: float | None = None
     held: Rows | None = None
     data: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    embedded: Embedded | None = None
+
+    @property
+    def reads(self) -> Embedder | None:
+        """The embedder that is used; None where only the form is looked at."""
+        return self.embedder if self.recipe.features == "all" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,30 +86,29 @@ class Trained:
 
 def steps(training: Training) -> int:
     """How often `progress` will be called."""
-    blocks = 4 if training.recipe.features == "all" else 2
+    blocks = 2 if training.reads is None else 4
     return 3 + blocks * (training.recipe.folds + 1)
 
 
 def train(rows: Rows, training: Training, progress: Progress) -> Trained:
     """Learn a composition of experts. Raises `RowsError` or `MapError`."""
-    if len(rows) < FEWEST_ROWS:
-        raise RowsError(f"{len(rows)} rows are too few to learn from: {FEWEST_ROWS} at least")
+    check(rows)
     recipe = training.recipe
     asks = asks_in(rows)
     reading, features = _read(asks, training)
     progress("embedding")
-    scores = _filled(rows.scores, features)
     folds = folds_of(rows.prompts, recipe.folds, recipe.seed)
     kinds = (
         given(rows.tasks, rows.prompts)
-        if rows.tasks is not None and len(set(rows.tasks)) > 1
+        if rows.tasks is not None and several(rows.tasks)
         else found(features, reading.layout, rows.prompts, recipe)
     )
     told = classified(features, reading.layout, kinds, folds)
     progress("categories")
-    blend = blended(features, scores, fits(reading.layout, recipe), folds, progress)
+    blend = blended(features, rows.scores, fits(reading.layout, recipe), folds, progress)
     familiar, similar = _familiar(features, recipe)
     reference, source = _reference(rows, blend, training, reading)
+    held = () if training.held is None else training.held.prompts
     parts = Parts(
         reading.directions,
         reading.direction_units,
@@ -107,10 +118,25 @@ def train(rows: Rows, training: Training, progress: Progress) -> Trained:
         blend.blend,
         familiar,
         reference,
+        np.unique(hashed([*rows.prompts, *held])),
     )
-    card = _card(rows, training, _Learned(kinds, told, blend, similar, source))
+    card = _card(rows, training, _Learned(kinds, told, blend, similar, reference, source))
     progress("maps")
     return Trained(card, parts)
+
+
+def check(rows: Rows) -> None:
+    """Raises `RowsError` for rows that nothing can be learned from."""
+    if len(rows.models) < 2:
+        raise RowsError(
+            f"there is nothing to choose: the rows hold {', '.join(rows.models)} only; two models "
+            "at least"
+        )
+    if (different := len(np.unique(hashed(rows.prompts)))) < FEWEST_ROWS:
+        raise RowsError(
+            f"{different} different prompts are too few to learn from: {FEWEST_ROWS} at least"
+        )
+    check_known(rows)
 
 
 def asks_in(rows: Rows) -> list[Ask]:
@@ -124,14 +150,12 @@ def asks_in(rows: Rows) -> list[Ask]:
 
 def _read(asks: Sequence[Ask], training: Training) -> tuple[Reading, Features]:
     """How these asks are read, with units that follow from them; and what was read."""
-    recipe, embedder, prior = training.recipe, training.embedder, training.prior
-    embed = embedder.embed if embedder and recipe.features == "all" else None
-    vectors = embedded(embed, asks)
-    if not vectors.shape[1]:
-        prior = None
-    directions = _directions(vectors, recipe)
+    embedder = training.reads
+    prior = None if embedder is None else training.prior
+    vectors = _embedded(asks, training)
+    directions = _directions(vectors, training.recipe)
     reading = Reading(
-        embed,
+        None if embedder is None else embedder.embed,
         prior,
         directions,
         units(vectors @ directions),
@@ -139,6 +163,13 @@ def _read(asks: Sequence[Ask], training: Training) -> tuple[Reading, Features]:
         None if prior is None else units(prior(vectors)),
     )
     return reading, reading.features(asks, vectors)
+
+
+def _embedded(asks: Sequence[Ask], training: Training) -> Floats:
+    """[asks, dimension]; of width 0 without an embedder."""
+    if training.reads is None:
+        return np.zeros((len(asks), 0), dtype=np.float32)
+    return training.reads.embed([ask.text for ask in asks], training.embedded)
 
 
 def _directions(vectors: Floats, recipe: Recipe) -> Floats:
@@ -150,39 +181,27 @@ def _directions(vectors: Floats, recipe: Recipe) -> Floats:
     return np.ascontiguousarray(directions.T, dtype=np.float32)
 
 
-def _filled(scores: Reals, features: Features) -> Reals:
-    """Scores without gaps: what is unknown is foretold from the rows on which it is known.
+@dataclass(frozen=True, slots=True)
+class _Similar:
+    """How near some `rows` are to the others: their mean `cosines` to the nearest of them."""
 
-    A log of traffic knows one expert's score a row. A model may not learn from the gaps, so each
-    expert's are filled by a ridge regression of its own, and the blend learns from both.
-    """
-    gaps = np.isnan(scores)
-    if not gaps.any():
-        return scores
-    filled = scores.copy()
-    for expert in range(scores.shape[1]):
-        known = ~gaps[:, expert]
-        if known.sum() < FEWEST_ROWS:
-            raise RowsError(f"model {expert + 1} has fewer than {FEWEST_ROWS} known scores")
-        ridge = Ridge(30.0).fit(features.dense[known], scores[known, expert])
-        guess = np.clip(ridge.predict(features.dense[~known]), 0, 1)
-        filled[~known, expert] = guess
-    return filled
+    rows: Indices
+    cosines: Reals
 
 
-def _familiar(features: Features, recipe: Recipe) -> tuple[Familiar, Reals]:
-    """What is kept of the prompts, and how near each row is to the others, [rows]."""
+def _familiar(features: Features, recipe: Recipe) -> tuple[Familiar, _Similar]:
+    """What is kept of the prompts, and how near some of them are to the others."""
     vectors = features.embedding
     if not vectors.shape[1]:
-        return Familiar(vectors[:0], NEIGHBOURS), np.ones(len(vectors))
-    rng = np.random.default_rng(recipe.seed)
-    kept = np.sort(rng.permutation(len(vectors))[:MOST_FAMILIAR])
-    points = vectors[kept].astype(np.float16).astype(np.float32)
+        everything = np.arange(len(vectors))
+        return Familiar(vectors[:0], NEIGHBOURS), _Similar(everything, np.ones(len(vectors)))
+    kept = np.random.default_rng(recipe.seed).permutation(len(vectors))[:MOST_FAMILIAR]
+    points = vectors[np.sort(kept)].astype(np.float16).astype(np.float32)
     familiar = Familiar(points, NEIGHBOURS)
     tested = kept[: MOST_FAMILIAR // 2]
     with_itself = Familiar(points, NEIGHBOURS + 1).similarity(vectors[tested]).astype(float)
     count = min(NEIGHBOURS + 1, len(points))
-    return familiar, (with_itself * count - 1) / max(count - 1, 1)
+    return familiar, _Similar(tested, (with_itself * count - 1) / max(count - 1, 1))
 
 
 def _reference(
@@ -193,7 +212,9 @@ def _reference(
     if held is None:
         return Reference(blend.unseen, rows.scores), "folds"
     held = held.of(rows.models)
-    expected = blend.blend.quality(reading.features(asks_in(held))).astype(float)
+    asks = asks_in(held)
+    features = reading.features(asks, _embedded(asks, training))
+    expected = blend.blend.quality(features).astype(float)
     return Reference(expected, held.scores), "rows"
 
 
@@ -204,7 +225,8 @@ class _Learned:
     kinds: Kinds
     told: Classified
     blend: Blended
-    similar: Reals
+    similar: _Similar
+    reference: Reference
     source: str
 
 
@@ -215,21 +237,28 @@ def _card(rows: Rows, training: Training, learned: _Learned) -> Card:
     memory = [expert.memory_gb for expert in training.experts]
     known = None if None in memory else np.array(memory, dtype=float)
     problem = Problem(worth, shares, known, training.resident_gb)
+    resident = resident_of(problem)
+    means = np.nanmean(rows.scores, axis=0)
+    strong = max(resident, key=lambda expert: float(means[expert]))
+    prices = priced(training.experts, strong)
     maps = tuple(
-        one
-        for unit, costs in priced(training.experts, rows).items()
-        for one in frontier(problem, costs, unit)
+        replace(one, experts=tuple(resident[expert] for expert in one.experts))
+        for unit, costs in prices.items()
+        for one in frontier(problem.among(resident), costs[list(resident)], unit)
     )
-    embedder = training.embedder if training.recipe.features == "all" else None
+    embedder = training.reads
     prior = training.prior if embedder else None
     confident = told.unseen.max(axis=1)
-    costs = next(iter(priced(training.experts, rows).values()))
-    resident = resident_of(problem, costs)
+    least_confident = min(float(np.quantile(confident, UNCERTAIN)), SURE)
+    least_similar = float(np.quantile(learned.similar.cosines, STRANGE))
+    uncertain = confident[learned.similar.rows] < least_confident
+    uncertain |= learned.similar.cosines < least_similar
+    curve = frontier_of(training.experts, strong, resident, learned.reference)
     return Card(
         experts=training.experts,
         categories=kinds.categories,
         maps=maps,
-        strong=max(resident, key=np.nanmean(rows.scores, axis=0).__getitem__),
+        strong=strong,
         resident=resident,
         source=kinds.source,
         embedding=None
@@ -238,27 +267,14 @@ def _card(rows: Rows, training: Training, learned: _Learned) -> Card:
             embedder.name, embedder.fingerprint, embedder.dimension, not training.remote
         ),
         prior=None if prior is None else PriorUsed(prior.fingerprint, prior.names),
-        confidence=float(np.quantile(confident, UNCERTAIN)),
-        similarity=float(np.quantile(learned.similar, STRANGE)),
+        confidence=least_confident,
+        similarity=least_similar,
         reference=learned.source,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         data={**training.data, "rows": len(rows)},
-        metrics=figures(rows, learned.blend.unseen, kinds, told.unseen),
+        metrics={
+            **figures(rows, learned.blend.unseen, kinds, told.unseen),
+            "abstained": float(uncertain.mean()),
+            "frontier": None if curve is None else figures_of(curve, training.recipe.seed),
+        },
     )
-
-
-def priced(experts: Sequence[Expert], rows: Rows) -> dict[str, Reals]:
-    """What each expert costs a request, [experts], in every unit that is known for all of them.
-
-    `params_b`, `usd`, and where neither is known `rank`: 1 for the expert of the lowest mean score,
-    2 for the next. That is enough for a share of the strongest expert.
-    """
-    found: dict[str, Reals] = {}
-    for unit in ("params_b", "usd"):
-        values = [getattr(expert, unit) for expert in experts]
-        if None not in values:
-            found[unit] = np.array(values, dtype=float)
-    if not found:
-        means = np.nanmean(rows.scores, axis=0)
-        found["rank"] = 1.0 + np.argsort(np.argsort(means)).astype(float)
-    return found

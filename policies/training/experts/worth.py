@@ -43,6 +43,16 @@ def calibration_error(told: Reals, got: Reals) -> float:
     """Expected calibration error: in ten bins of even size, how far what was told is from what
     came, on average (Naeini et al., 2015; with even bins, arXiv 1904.01685).
     """
+    expected, came, sizes = binned(told, got)
+    return float((np.abs(expected - came) * sizes).sum() / max(len(told), 1))
+
+
+def binned(told: Reals, got: Reals) -> tuple[Reals, Reals, Reals]:
+    """The mean of both in ten bins of even size by what was told, and how many are in each."""
     parts = np.array_split(np.argsort(told, kind="stable"), BINS)
-    gaps = [abs(told[part].mean() - got[part].mean()) * len(part) for part in parts if len(part)]
-    return float(sum(gaps) / max(len(told), 1))
+    filled = [part for part in parts if len(part)]
+    return (
+        np.array([told[part].mean() for part in filled]),
+        np.array([got[part].mean() for part in filled]),
+        np.array([len(part) for part in filled], dtype=float),
+    )

@@ -22,7 +22,7 @@ from policies.training.outcomes.errors import RowsError
 from policies.training.outcomes.shapes import Column, Scored, numbers, scored
 from policies.training.outcomes.tables import Table, read_table, spelled_alike, united
 
-__all__ = ["Floats", "Messages", "Rows", "read_rows", "rows_of"]
+__all__ = ["Floats", "Messages", "Rows", "prompts_of", "read_rows", "rows_of"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Messages: TypeAlias = tuple[Mapping[str, Any], ...]
@@ -142,7 +142,11 @@ def read_rows(paths: Sequence[Path]) -> Rows:
 
 def read_prompts(paths: Sequence[Path]) -> Rows:
     """As `read_rows`, of no models: for prompts whose scores are unknown, or of no interest."""
-    tables = [read_table(path) for path in paths]
+    return prompts_of([read_table(path) for path in paths])
+
+
+def prompts_of(tables: Sequence[Table]) -> Rows:
+    """The rows of these tables without what they say of models; raises `RowsError`."""
     kept = [
         Table(table.file, {n: v for n, v in table.columns.items() if "/" not in n})
         for table in tables

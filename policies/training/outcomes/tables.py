@@ -108,7 +108,8 @@ def _parquet(file: Path) -> dict[str, Sequence[Any]]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(file)
+        with file.open("rb") as opened:
+            table = pq.read_table(opened)
     except pa.ArrowInvalid:
         raise RowsError.at(file, "is no Parquet file, or a broken one") from None
     _distinct(file, table.column_names)

@@ -32,7 +32,7 @@ from policies.training.scoring.trails import (
 
 __all__ = [
     "LEVELS", "ORACLE", "POLICY", "ZERO", "Band", "Contest", "Field", "Result", "Way", "band",
-    "lots", "singles",
+    "bounds", "lots", "singles",
 ]  # fmt: skip
 
 POLICY, ZERO, ORACLE = "policy", "Zero router", "oracle"
@@ -290,3 +290,19 @@ def band(field: Field, expected: Floats, draws: int, seed: int) -> Band:
         return Band(places, point, point, point)
     low, high = np.percentile(np.concatenate(drawn), (2.5, 97.5), axis=0)
     return Band(places, point, low, high)
+
+
+def bounds(field: Field) -> tuple[Band, Band]:
+    """The hull of the single models, which lots between them give, and the oracle's."""
+    once = np.ones((1, len(field.scores)))
+    best = trail(field.scores, field.places, rising=True)
+    along = walked(best, field.places, once)[0], walked(best, field.scores, once)[0]
+    mixed = hull(field.places.mean(axis=0), field.scores.mean(axis=0))
+    last = float(field.places.mean(axis=0).max())
+    return _line(*mixed, last), _line(*along, last)
+
+
+def _line(places: Floats, quality: Floats, last: float) -> Band:
+    xs = np.linspace(float(places[0]), last, GRID)
+    ys = np.interp(xs, places, quality)
+    return Band(xs, ys, ys, ys)
