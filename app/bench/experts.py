@@ -136,9 +136,10 @@ def measure(artifact: Path, prompts: int, repetitions: int, report: Report) -> I
     values = [quantile(each, 0.5) for each in timed.known]
     yield summary(f"{kind}, remembered: p50", values, "ms")
     for name, late in zip(("idle", "deciding"), lateness(policy, kind, prompts), strict=True):
-        spread = [quantile(late, share) for share in (0.5, 0.99)]
-        note = "median and 99th percentile"
-        yield summary(f"{kind}, event loop {name}: late by", spread, "ms", note=note)
+        note = f"p50 {quantile(late, 0.5):.3g} ms"
+        yield summary(
+            f"{kind}, event loop {name}: late p99", [quantile(late, 0.99)], "ms", note=note
+        )
 
 
 @dataclass(frozen=True, slots=True)
