@@ -1,4 +1,4 @@
-"""The benchmark of `experts`: prompts that are new, decisions that are whole, targets it can miss."""
+"""The benchmark of `experts`: prompts are new, decisions whole, and targets can be missed."""
 
 from __future__ import annotations
 
