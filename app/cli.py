@@ -95,13 +95,15 @@ def _judging(commands: Commands) -> None:
 
 
 def _measuring(commands: Commands) -> None:
-    from app.bench import embedder, handoffs, overhead, pair, serving
+    from app.bench import embedder, experts, handoffs, overhead, pair, serving
 
     benches = _group(commands, "bench", "measure the gateway, or policies on the embedded pair")
     about = "what the gateway itself costs"
     overhead.add_arguments(_command(benches, "overhead", about, overhead.main))
     about = "what a prompt's vector costs a router"
     embedder.add_arguments(_command(benches, "embedder", about, embedder.main))
+    about = "how long a decision among experts takes"
+    experts.add_arguments(_command(benches, "experts", about, experts.main))
     about = "what hand-offs between models cost"
     handoffs.add_arguments(_command(benches, "handoffs", about, handoffs.main))
     about = "tokens/s of a policy and of its large model"

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Never, TypeAlias
+from typing import Any, Never
 
 from router.answer import Answer
 from router.attempts import Attempts, Live, Shared
@@ -42,22 +42,18 @@ from router.steps import (
     Note,
     Open,
     Parse,
-    Parsed,
     Relay,
     Render,
     Route,
     Spell,
     Step,
     Steps,
-    Vectors,
 )
-from router.tokens import Asked, parsed, prompt_ids, spelled, vectors
+from router.tokens import Asked, Question, Told, answered
 
 LAST_WORD = 0.02
 """Share of the deadline kept back, so that a backend's silence is noticed as such before the
 deadline ends everything without telling whose fault it was."""
-
-Question: TypeAlias = Render | Spell | Parse | Embed
 
 
 @dataclass(slots=True)
@@ -242,7 +238,7 @@ class Drive:
             self._spoke = now
             await self.answer.pass_on(part)
 
-    async def _ask(self, step: Question) -> tuple[int, ...] | str | Parsed | Vectors | Failed:
+    async def _ask(self, step: Question) -> Told | Failed:
         """What only a backend of the model knows: its template, its tokenizer, its parsers."""
         pool = self._attempts.pool(step.model)
         backend = pool.pick(step.request.raw, frozenset(), self.shared.rng)
@@ -255,15 +251,7 @@ class Drive:
         patience = Patience(self.shared.alarms, limit)
         patience.begin()
         try:
-            match step:
-                case Render():
-                    return await prompt_ids(asked)
-                case Spell():
-                    return await spelled(asked, step.tokens)
-                case Parse():
-                    return await parsed(asked, step)
-                case Embed():
-                    return await vectors(asked, step.texts)
+            return await answered(asked, step)
         except FaultError as error:
             return Failed(Attempt(-1, step.model, backend.name), error.fault)
         except asyncio.CancelledError:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -15,7 +15,7 @@ from router.dialect import fault_of, message_in
 from router.faults import Blame, FaultError
 from router.outgoing import headers
 from router.pool import Pool
-from router.steps import Parse, Parsed, Request, Vectors
+from router.steps import Embed, Parse, Parsed, Render, Request, Spell, Vectors
 from router.upstream import Upstream, broken
 
 RENDERED = (
@@ -27,6 +27,10 @@ NEAR = 16
 """Tokens of the prompt that an answer is spelled after; derender reads the last few."""
 LONGEST = 64 << 20
 """Bytes of an answer: a million ids of seven digits, eight times over."""
+
+
+Question: TypeAlias = Render | Spell | Parse | Embed
+Told: TypeAlias = tuple[int, ...] | str | Parsed | Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,19 @@ class Asked:
             return decoded
         finally:
             guard.leave(blame)
+
+
+async def answered(asked: Asked, step: Question) -> Told:
+    """The answer to any of these questions. Raises `FaultError`."""
+    match step:
+        case Render():
+            return await prompt_ids(asked)
+        case Spell():
+            return await spelled(asked, step.tokens)
+        case Parse():
+            return await parsed(asked, step)
+        case Embed():
+            return await vectors(asked, step.texts)
 
 
 async def prompt_ids(asked: Asked) -> tuple[int, ...]:

@@ -144,7 +144,7 @@ def test_settings_and_defaults_are_those_of_the_policy(kind: str) -> None:
 
 def settings(kind: Any, group: str = "") -> Iterator[tuple[str, str]]:
     """Each setting with its default as the docs write it; those of a group under its name."""
-    for field in dataclasses.fields(kind):
+    for field in (each for each in dataclasses.fields(kind) if each.init):
         yield f"{group}{field.name}", default(field)
         inner = re.match(r"(\w+) \| None", str(field.type))
         nested = getattr(sys.modules[kind.__module__], inner[1], None) if inner else None
@@ -153,6 +153,8 @@ def settings(kind: Any, group: str = "") -> Iterator[tuple[str, str]]:
 
 
 def default(field: dataclasses.Field[Any]) -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        return f"`{json.dumps(field.default_factory())}`"
     if field.default is dataclasses.MISSING:
         return "required"
     if field.default is None:

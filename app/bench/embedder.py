@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from app.bench.figures import Figure, Report
     from policies.composition.embedder import Embedder
 
-__all__ = ["LENGTHS", "Timings", "add_arguments", "main", "measure", "prompts"]
+__all__ = ["LENGTHS", "Timings", "add_arguments", "main", "measure", "prompts", "quantile"]
 
 LENGTHS = (16, 64, 128, 256)
 """Tokens per text, the two that enclose it included."""
@@ -121,13 +121,13 @@ def _latency(length: int, timings: Timings) -> Iterator[Figure]:
     from app.bench.figures import Target, summary
 
     for at, (name, share) in enumerate({"p50": 0.5, "p99": 0.99}.items()):
-        values = [_quantile(wall, share) for wall in timings.wall]
+        values = [quantile(wall, share) for wall in timings.wall]
         target = Target(MOST[length][at], at_least=False) if length in MOST else None
         yield summary(f"{length} tokens, one thread: {name}", values, "ms", target)
     yield summary(f"{length} tokens: mean", timings.cpu, "ms of CPU")
 
 
-def _quantile(values: Sequence[float], share: float) -> float:
+def quantile(values: Sequence[float], share: float) -> float:
     """The smallest value that is at least as large as this share of them."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 

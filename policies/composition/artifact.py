@@ -108,8 +108,8 @@ class Card:
 
     `resident` are the indices of the experts that fit the memory budget of training (all, where
     there was none), `strong` is the one among them with the best mean score. Below `confidence` or
-    `similarity` a prompt counts as uncertain. `prior` names the prior whose expectations are features.
-    `reference` says where the rows of the frontier came from: `folds` or `rows`.
+    `similarity` a prompt counts as uncertain. `prior` names the prior whose expectations are
+    features. `reference` says where the rows of the frontier came from: `folds` or `rows`.
     """
 
     experts: tuple[Expert, ...]

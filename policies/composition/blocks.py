@@ -61,10 +61,10 @@ class Grams:
         for word, times in words.items():
             found = self._of_words.get(word)
             parts += repeat(self._of_word(word) if found is None else found, times)
-        where, times = np.unique(np.concatenate(parts or [_NONE]), return_counts=True)
+        where, counts = np.unique(np.concatenate(parts or [_NONE]), return_counts=True)
         if not where.size:
             return self.offset
-        values = (1 + np.log(times, dtype=np.float32)) * self.idf[where]
+        values = (1 + np.log(counts, dtype=np.float32)) * self.idf[where]
         values /= math.sqrt(values @ values)
         row: Floats = values @ self.weights[where] + self.offset
         return row

@@ -20,7 +20,7 @@ from policies.composition.lexical import Floats
 
 JUDGEMENTS = 4 << 20
 EMBEDDINGS = 16 << 20
-"""Bytes of either: 20 MB a policy, for about 7,000 judgements and 9,000 embeddings of 384 numbers."""
+"""Bytes of either: 20 MB a policy, for some 7,000 judgements and 9,000 embeddings of 384 each."""
 ENTRY = 256
 """Bytes of an entry beside its value: the key, and its places in a dictionary."""
 

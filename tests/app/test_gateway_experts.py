@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from tests.policies.composition.make_artifacts import (
     write,
 )
 from tests.running import Config, Running, config, model
-from tests.scripted import Backend, Call, Script, answers, scripted, silent, stalls
+from tests.scripted import Backend, Call, Script, answers, scripted, stalls
 
 SUM, CODE, CHAT = (several[0] for several in prompts().values())
 DEAD = answers({"error": {"message": "dead"}}, 500)
@@ -191,7 +190,9 @@ async def test_artifacts_are_swapped_while_requests_run(
         answer = await operator.put("/admin/config", json=cheap)
         assert answer.status_code == 200, answer.text
         assert told(await asked(running, CODE)) == ("expert", "small")
-        refused = await operator.put("/admin/config", json=tree(small, large, artifact=str(damaged)))
+        refused = await operator.put(
+            "/admin/config", json=tree(small, large, artifact=str(damaged))
+        )
         assert refused.status_code == 422
         assert "hold different numbers of n-grams" in refused.text
         assert '"policies.auto.artifact"' in refused.text.replace(" ", "")

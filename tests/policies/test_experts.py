@@ -407,7 +407,6 @@ def test_nothing_is_foretold_where_a_backend_embeds() -> None:
         ({"risk": {"worse": 0.1, "confidence": 1.0}}, "risk.confidence", "between 0 and 1"),
         ({"risk": {"worse": 0.1}, "budget": {"usd": 1}}, "risk", "a budget is set already"),
         ({"risk": {"worse": 0.1}, "by": "category"}, "risk", "not by category"),
-        ({"by": "category", "budget": {"large_share": 0.2}}, "budget", "not for large_share"),
         ({"by": "category", "budget": {"usd": 0.0}}, "budget", "the cheapest map costs, 0.001"),
         ({"by": "weather"}, "by", "must be 'quality' or 'category'"),
         ({"sticky": -1}, "sticky", "negative"),

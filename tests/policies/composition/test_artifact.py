@@ -130,7 +130,10 @@ def with_array(name: str, change: Callable[[Any], Any] | None) -> Callable[[Path
 
 
 def holding(name: str, content: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(content) and None
+    def damage(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return damage
 
 
 def missing(name: str) -> Callable[[Path], None]:

@@ -21,7 +21,6 @@ from policies.composition.blocks import (
     Block,
     Categories,
     Familiar,
-    Forest,
     Grams,
     Kernel,
     Table,
@@ -30,7 +29,7 @@ from policies.composition.blocks import (
     within,
 )
 from policies.composition.features import Features, Layout
-from policies.composition.lexical import GRAMS, Floats, grams, words_in
+from policies.composition.lexical import Floats, grams, words_in
 from policies.training.experts.fit import fit_forest, fit_grams, kernel_ridge
 from policies.training.experts.recipe import Recipe
 from tests.policies.composition.make_artifacts import prompts
@@ -184,9 +183,8 @@ def test_words_are_remembered_by_many_threads_at_once(monkeypatch: pytest.Monkey
     wrong: list[int] = []
 
     def work(turn: int) -> None:
-        for at in [*range(turn, len(several)), *range(turn)]:
-            if block.outputs(several[at]).tolist() != expected[at]:
-                wrong.append(at)
+        order = [*range(turn, len(several)), *range(turn)]
+        wrong.extend(at for at in order if block.outputs(several[at]).tolist() != expected[at])
 
     threads = [threading.Thread(target=work, args=(turn,)) for turn in (0, 20, 40, 60)]
     for thread in threads:

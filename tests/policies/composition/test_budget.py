@@ -61,7 +61,7 @@ def test_a_budget_of_the_cheapest_takes_nothing_else_on_any_row(seed: int) -> No
 
 
 def test_less_than_the_cheapest_is_refused() -> None:
-    with pytest.raises(ValueError, match="0.5 is less than the cheapest expert costs, 1"):
+    with pytest.raises(ValueError, match=r"0\.5 is less than the cheapest expert costs, 1"):
         rate_for(qualities(0), COSTS, 0.5)
 
 

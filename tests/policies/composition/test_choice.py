@@ -124,5 +124,8 @@ def test_a_map_is_the_best_that_the_budget_pays_for() -> None:
     assert map_for(ARTIFACT, ("params_b", 1.0)) == maps[0]
     assert map_for(ARTIFACT, ("params_b", 100.0)) == maps[-1]
     assert map_for(ARTIFACT, None).quality == maps[-1].quality
-    with pytest.raises(ValueError, match="0.5 is less than the cheapest map costs, 1"):
+    with pytest.raises(ValueError, match=r"0\.5 is less than the cheapest map costs, 1"):
         map_for(ARTIFACT, ("params_b", 0.5))
+    paid = replace(ARTIFACT, card=replace(ARTIFACT.card, maps=tuple(maps)))
+    with pytest.raises(ValueError, match="were solved for params_b, not for large_share"):
+        map_for(paid, ("share", 0.5))

@@ -31,7 +31,7 @@ ASKS = [Ask(text, len(text)) for several in prompts().values() for text in sever
 
 
 def counting(embed: Callable[[Sequence[str]], Floats]) -> tuple[list[str], Judge]:
-    """The judge of the artifact that needs a backend, given an embedder; and what that was asked."""
+    """The judge of the artifact that needs a backend, given an embedder; and what it was asked."""
     asked: list[str] = []
 
     def counted(texts: Sequence[str]) -> Floats:
@@ -68,7 +68,7 @@ def test_sizes_count_and_what_came_before_does_not() -> None:
     judge.judge(ASKS[0])
     assert judge.remembered(replace(ASKS[0], before=9000)) is not None
     for other in ({"length": 99}, {"system": 1}, {"tools": 1}, {"turns": 1}, {"text": "?"}):
-        assert judge.remembered(replace(ASKS[0], **other)) is None  # type: ignore[arg-type]
+        assert judge.remembered(replace(ASKS[0], **other)) is None
 
 
 def test_judges_of_one_artifact_are_equal() -> None:
@@ -110,9 +110,15 @@ def test_a_prompt_that_only_grew_behind_what_is_read_costs_no_second_embedding(
 ) -> None:
     """The embedder reads 256 tokens: what follows changes the form of the prompt only."""
     _, judge = opened(embedding, remote=False)
-    embedder, runs = minilm(), []
+    runs: list[str] = []
+    embedder = minilm()
     original = embedder._one
-    monkeypatch.setattr(embedder, "_one", lambda text: runs.append(text) or original(text))
+
+    def counted(text: str) -> Floats:
+        runs.append(text)
+        return original(text)
+
+    monkeypatch.setattr(embedder, "_one", counted)
     begun = "The mill stood where the valley narrowed. " * 40
     first = judge.judge(Ask(begun, len(begun)))
     longer = f"{begun} And then?"
@@ -129,7 +135,7 @@ def test_embeddings_made_elsewhere_are_brought_to_length_one() -> None:
     _, judge = opened(REMOTE, remote=True)
     vector = Letters().embed([ASKS[0].text])[0]
     judge.learn([ASKS[0].text], [(1000.0 * vector).tolist()])
-    np.testing.assert_allclose(judge.vectors.known(ASKS[0].text), vector, atol=1e-6)
+    assert judge.vectors.known(ASKS[0].text) == pytest.approx(vector, abs=1e-6)
     assert judge.judge(ASKS[0]).similarity > 0.9
     huge = unit_rows(np.array([[1e308] * 4, [0.0] * 4]))
     assert huge.tolist() == [[0.5] * 4, [0.0] * 4]

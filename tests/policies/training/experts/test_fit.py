@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfTransformer
 
 from policies.composition.blocks import Block, Forest, Grams, Kernel, tfidf
 from policies.composition.features import Features, Layout
-from policies.composition.lexical import Floats, grams
+from policies.composition.lexical import Floats, grams, words_in
 from policies.training.experts.fit import (
     Reals,
     _forest,
