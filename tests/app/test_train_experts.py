@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from app.cli import main
 from policies import TABLE
@@ -27,6 +28,13 @@ Said = Callable[[], tuple[str, str]]
 ROOT = Path(__file__).parents[2]
 DRAW = frontier.draw_pictures
 FILES = {"experts.json", "experts.safetensors", "grams.json"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """For linear algebra: on small arrays several only wait for each other."""
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +158,7 @@ def test_models_are_chosen_in_their_order(tmp_path: Path) -> None:
 
 
 def test_seeds_and_clusters_are_kept(rows: str, tmp_path: Path) -> None:
-    for seed in ("1", "1", "2"):
+    for seed in ("1", "2"):
         assert lexical(rows, tmp_path / f"r{seed}", "--seed", seed, "--clusters", "3") == 0
     one, other = (read_artifact(tmp_path / name) for name in ("r1", "r2"))
     assert len(one.card.categories) == 3

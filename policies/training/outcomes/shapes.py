@@ -46,6 +46,9 @@ def scored(table: Table) -> Scored:
     if scores:
         return Scored(scores, {})
     models = table.named("output")
+    if "chances" in table.columns:
+        problem = "is a log of decisions: make rows of it with `tandem rows`"
+        raise RowsError.at(table.file, problem)
     if not models or "answer" not in table.columns:
         raise RowsError.at(
             table.file,

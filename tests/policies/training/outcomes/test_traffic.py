@@ -102,6 +102,14 @@ def test_a_log_is_told_from_outcomes(tmp_path: Path) -> None:
     assert not is_log(tmp_path / "d.parquet")
 
 
+def test_who_takes_a_log_for_rows_is_told(tmp_path: Path) -> None:
+    file = log(tmp_path / "d.jsonl", decision(1, "a"), feedback(1, 1))
+    with pytest.raises(
+        RowsError, match="is a log of decisions: make rows of it with `tandem rows`"
+    ):
+        read_rows([file])
+
+
 def test_without_a_score_there_are_no_rows(tmp_path: Path) -> None:
     file = log(tmp_path / "d.jsonl", decision(1, "a"), decision(2, "b"))
     with pytest.raises(

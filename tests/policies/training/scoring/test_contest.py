@@ -10,7 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from policies.training.scoring.contest import ORACLE, POLICY, ZERO, Contest, Field, Way, band, lots
+from policies.training.scoring.contest import (
+    ORACLE,
+    POLICY,
+    ZERO,
+    Contest,
+    Field,
+    Way,
+    band,
+    bounds,
+    lots,
+)
 from policies.training.scoring.neighbours import Neighbours, cross_fitted, folds, remembering
 from policies.training.scoring.resampling import difference, interval, resampled, weights
 from policies.training.scoring.trails import Floats, means
@@ -214,3 +224,18 @@ def test_what_is_paid_for_twice_is_compared_at_its_cost() -> None:
     assert result.values[f"{ZERO}/score"] == pytest.approx(mixed)
     same = Contest(field, {POLICY: own}, {POLICY: expected}).held(5, 0)
     assert result.values["policy/apgr"] == same.values["policy/apgr"]
+
+
+def test_the_bounds_begin_and_end_where_they_must() -> None:
+    """Lots at the single models, the oracle at the cheapest and with every row's best."""
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 2, (50, 3)).astype(float)
+    costs = np.broadcast_to(np.array([1.0, 4.0, 9.0]), (50, 3))
+    field = Field(("a", "b", "c"), scores, costs, np.ones(3), np.zeros(50, np.intp))
+    zero, oracle = bounds(field)
+    for line in (zero, oracle):
+        assert (line.places[0], line.places[-1]) == (1, 9)
+        assert line.quality[0] == pytest.approx(scores[:, 0].mean())
+    assert zero.quality.max() == pytest.approx(scores.mean(axis=0).max())
+    assert oracle.quality[-1] == pytest.approx(scores.max(axis=1).mean())
+    assert (oracle.quality >= zero.quality - 1e-9).all()
