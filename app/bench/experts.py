@@ -174,9 +174,13 @@ def lateness(policy: Policy, kind: str, prompts: int) -> tuple[Times, Times]:
     writer = Writer(1)
     requests = [writer.request(kind) for _ in range(prompts)]
 
+    async def work() -> None:
+        for request in requests:
+            await asyncio.to_thread(decide, policy, [request])
+
     async def beside(working: bool) -> Times:
         late: Times = []
-        wanted = asyncio.create_task(asyncio.to_thread(decide, policy, requests if working else []))
+        wanted = asyncio.create_task(work() if working else asyncio.sleep(0))
         while not wanted.done() or len(late) < prompts:
             began = time.perf_counter()
             await asyncio.sleep(TICK)
