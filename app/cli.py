@@ -7,6 +7,7 @@ Slow imports happen inside the commands, so that `tandem --help` answers at once
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -140,6 +141,9 @@ def _helping(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], 
 
 
 def _serve(options: argparse.Namespace) -> int:
+    # Before numpy is first imported: a decision is one row, and threads that wait for each other
+    # take ten times as long for it where cores are busy.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from app.serve import Listen
     from app.start import start
 

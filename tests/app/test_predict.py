@@ -155,15 +155,11 @@ def test_settings_change_the_choice_alone(artifact: Path, tmp_path: Path) -> Non
 
 
 def test_what_is_too_uncertain_goes_to_the_fallback(
-    artifact: Path, tmp_path: Path, said: Said
+    three: Path, tmp_path: Path, said: Said
 ) -> None:
+    """No prompt is the same as all of its neighbours."""
     rows, out = prompts_file(tmp_path / "rows.parquet", NEW), tmp_path / "out.parquet"
-    unsure = tmp_path / "unsure"
-    shutil.copytree(artifact, unsure)
-    card = json.loads((unsure / "experts.json").read_text(encoding="utf-8"))
-    never_sure = json.dumps(card | {"confidence": 1.01})
-    (unsure / "experts.json").write_text(never_sure, encoding="utf-8")
-    assert predict(unsure, rows, out, "--set", "fallback=words") == 0
+    assert predict(three, rows, out, "--set", "similarity=1.0", "--set", "fallback=words") == 0
     found = table(out)
     assert set(found["reason"]) == {"abstained"}
     assert set(found["choice"]) == {"words"}

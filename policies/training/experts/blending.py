@@ -28,6 +28,8 @@ Indices = npt.NDArray[np.int64]
 
 STILL = 1e-4
 """Part of the spread of what came, below which predictions do not count as moving."""
+STEEPEST = 2.0
+"""Predictions are drawn to the mean, and stretching them twice as far again is no more than noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +97,11 @@ def _weights(unseen: Reals, wanted: Reals) -> Floats:
 
 
 def slope(told: Reals, came: Reals) -> float:
-    """Of the regression of `came` on `told` through the origin; 0 where it falls.
+    """Of the regression of `came` on `told` through the origin, 0 where it falls, `STEEPEST` at most.
 
     And where `told` hardly moves: what is left is rounding, and would get a weight of thousands.
     """
     moved = float(told @ told)
     if moved <= STILL**2 * float(came @ came):
         return 0.0
-    return max(float(told @ came) / moved, 0.0)
+    return min(max(float(told @ came) / moved, 0.0), STEEPEST)
