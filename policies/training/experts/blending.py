@@ -29,7 +29,7 @@ Indices = npt.NDArray[np.int64]
 STILL = 1e-4
 """Part of the spread of what came, below which predictions do not count as moving."""
 STEEPEST = 2.0
-"""Predictions are drawn to the mean, and stretching them twice as far again is no more than noise."""
+"""Predictions are drawn to the mean; what asks to be stretched further than this is noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +97,9 @@ def _weights(unseen: Reals, wanted: Reals) -> Floats:
 
 
 def slope(told: Reals, came: Reals) -> float:
-    """Of the regression of `came` on `told` through the origin, 0 where it falls, `STEEPEST` at most.
+    """Of the regression of `came` on `told` through the origin: from 0 to `STEEPEST`.
 
-    And where `told` hardly moves: what is left is rounding, and would get a weight of thousands.
+    0, too, where `told` hardly moves: what is left is rounding, and would get a weight of thousands.
     """
     moved = float(told @ told)
     if moved <= STILL**2 * float(came @ came):
