@@ -28,7 +28,7 @@ run: $(VENV)/.base  ## Serve the embedded pair on port 8000
 	@$(BIN)/tandem serve $(ARGS)
 
 test: $(TOOLS)  ## Run the tests on the embedded pair, in less than three minutes
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto $(ARGS)
 
 test-all: $(TOOLS)  ## Run every test: also the slow ones, and those against a real vLLM
 	@PYTHON=$(BIN)/python tests/real_vllm/install.sh

@@ -20,10 +20,10 @@ import numpy as np
 from app.judged import FREE, Judged, JudgedError, Names
 from policies import TABLE
 from policies.composition.artifact import Expert, write_artifact
-from policies.composition.embedder import minilm
+from policies.composition.embedder import Embedder, Floats, Progress, minilm
 from policies.composition.prior import Prior, shipped
 from policies.training.experts.blending import Indices, folds_of
-from policies.training.experts.pipeline import Training, train
+from policies.training.experts.pipeline import Trained, Training, train
 from policies.training.experts.recipe import Recipe
 from policies.training.outcomes.errors import RowsError
 from policies.training.outcomes.rows import Rows
@@ -70,10 +70,12 @@ def replayed_by_parts(rows: Rows, names: Names, fit: CrossFit, watch: Watch) -> 
     """
     parts = list(_parts(rows, fit))
     prior = _prior(rows) if fit.prior and fit.features == "all" else None
+    embedder = Remembering(minilm()) if fit.features == "all" else None
     found: list[tuple[Indices, Replayed]] = []
     for part in watch(parts, "training", len(parts)):
         rest = np.setdiff1d(np.arange(len(rows)), part)
-        policy = _policy(rows.at(rest), names, fit, prior)
+        trained = _trained(rows.at(rest), names, fit, Means(embedder, prior))
+        policy = _policy(trained, fit.settings)
         replay = replayed(KIND, rows.at(part), stage_of(names, policy), fit.seed)
         found.append((part, replay))
     return _together(found, len(rows))
@@ -97,19 +99,49 @@ def _prior(rows: Rows) -> Prior | None:
     return prior.of(strangers) if strangers else None
 
 
-def _policy(rows: Rows, names: Names, fit: CrossFit, prior: Prior | None) -> Any:
-    """A router trained on these rows, read from its artifact as a gateway would."""
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What every part is trained with."""
+
+    embedder: Embedder | None
+    prior: Prior | None
+
+
+class Remembering:
+    """An embedder that embeds each text once: every part trains on nearly the same ones."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.name = embedder.name
+        self.dimension = embedder.dimension
+        self.fingerprint = embedder.fingerprint
+        self._embedder = embedder
+        self._known: dict[str, Floats] = {}
+
+    def embed(self, texts: Sequence[str], progress: Progress | None = None) -> Floats:
+        """As `Embedder`."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        self._known.update(zip(new, self._embedder.embed(new, progress), strict=True))
+        shape = (len(texts), self.dimension)
+        return np.array([self._known[text] for text in texts], np.float32).reshape(shape)
+
+
+def _trained(rows: Rows, names: Names, fit: CrossFit, means: Means) -> Trained:
+    """A router trained on these rows."""
     sizes = [None if np.isnan(size) else float(size) for size in names.params_b]
     training = Training(
         experts=tuple(Expert(m, size) for m, size in zip(rows.models, sizes, strict=True)),
         recipe=Recipe(seed=fit.seed, features="all" if fit.features == "all" else "lexical"),
-        embedder=minilm() if fit.features == "all" else None,
-        prior=prior,
+        embedder=means.embedder,
+        prior=means.prior,
     )
-    trained = train(rows, training, lambda _: None)
+    return train(rows, training, lambda _: None)
+
+
+def _policy(trained: Trained, settings: Mapping[str, Any]) -> Any:
+    """The router, read from its artifact as a gateway would."""
     with tempfile.TemporaryDirectory() as folder:
         write_artifact(Path(folder), trained.card, trained.parts)
-        policy, complaints = build_policy({"use": KIND, "artifact": folder, **fit.settings}, TABLE)
+        policy, complaints = build_policy({"use": KIND, "artifact": folder, **settings}, TABLE)
     if policy is None:
         path, reason = complaints[0]
         raise JudgedError(f"--set {'.'.join(map(str, path))}: {reason}")

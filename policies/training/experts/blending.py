@@ -99,7 +99,7 @@ def _weights(unseen: Reals, wanted: Reals) -> Floats:
 def slope(told: Reals, came: Reals) -> float:
     """Of the regression of `came` on `told` through the origin: from 0 to `STEEPEST`.
 
-    0, too, where `told` hardly moves: what is left is rounding, and would get a weight of thousands.
+    0, too, where `told` hardly moves: what is left is rounding, and would weigh thousands.
     """
     moved = float(told @ told)
     if moved <= STILL**2 * float(came @ came):
