@@ -108,20 +108,21 @@ def solved(problem: Problem, costs: Reals, budget: float) -> tuple[int, ...]:
 
 @contextmanager
 def _unheard() -> Iterator[None]:
-    """Sends what C code writes to standard output to standard error, where no JSON is spoilt.
+    """Drops what C code writes to standard output, so that no JSON is spoilt.
 
     The HiGHS of SciPy 1.17 prints a line of its authors' own debugging on some problems.
     """
     buffers = ctypes.CDLL(None)
     sys.stdout.flush()
-    kept = os.dup(1)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(2, 1)
+        os.dup2(nowhere, 1)
         yield
     finally:
         buffers.fflush(None)
         os.dup2(kept, 1)
         os.close(kept)
+        os.close(nowhere)
 
 
 def frontier(problem: Problem, costs: Reals, unit: str) -> tuple[Map, ...]:

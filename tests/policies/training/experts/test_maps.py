@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from itertools import product
 
 import numpy as np
 import pytest
 
+from policies.training.experts import maps
 from policies.training.experts.fit import Reals
 from policies.training.experts.maps import (
     MapError,
@@ -129,3 +132,12 @@ def test_worth_is_the_mean_of_what_is_known() -> None:
     scores = np.array([[1.0, 0.0], [0.5, np.nan], [np.nan, 1.0]])
     worth = worth_of(scores, [0, 0, 1], 3)
     assert worth.tolist() == [[0.75, 0.0], [0.75, 1.0], [0.75, 0.5]]
+
+
+def test_what_a_solver_prints_is_not_heard(capfd: pytest.CaptureFixture[str]) -> None:
+    """Some problems make this version of HiGHS print; a command's JSON must survive that."""
+    with maps._unheard():
+        os.write(1, b"tmpSolver.run();\n")
+        ctypes.CDLL(None).puts(b"tmpSolver.run();")
+    os.write(1, b"{}\n")
+    assert capfd.readouterr().out == "{}\n"
