@@ -17,15 +17,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from policies.composition.blocks import Blend, within
+from policies.composition.blocks import Blend, Block, Table, within
 from policies.composition.features import Features
 from policies.composition.lexical import Floats
 from policies.composition.prior import hashed
 from policies.training.experts.fit import Fit, Reals, targets
 from policies.training.experts.gaps import filled
+from policies.training.experts.kinds import Classified
 
 Indices = npt.NDArray[np.int64]
 
+ORDINARY = 10
+"""Rows that a category's mean must outweigh: the scores of ten tell little."""
 STILL = 1e-4
 """Part of the spread of what came, below which predictions do not count as moving."""
 STEEPEST = 2.0
@@ -53,13 +56,15 @@ def blended(
     fits: Mapping[str, Fit],
     folds: Sequence[Indices],
     done: Callable[[str], None],
+    told: Classified | None = None,
 ) -> Blended:
     """Fit every block, and weigh them. `done` is called with a block's name after each fit.
 
-    `scores` [rows, experts] are NaN where nobody knows.
+    `scores` [rows, experts] are NaN where nobody knows. With what is `told` of the categories
+    there is one block more, which knows only these.
     """
     wanted = targets(filled(scores, features))
-    unseen = np.zeros((len(fits), *wanted.shape))
+    unseen = np.zeros((len(fits) + (told is not None), *wanted.shape))
     everything = np.arange(len(features))
     for fold in folds:
         rest = np.setdiff1d(everything, fold)
@@ -69,12 +74,18 @@ def blended(
             block = fit(others, learned)
             unseen[at, fold] = block.outputs(features.rows(fold)) - learned.mean(axis=0)
             done(name)
+        if told is not None:
+            rows = by_category(told.unseen[rest], learned)
+            unseen[-1, fold] = told.unseen[fold] @ rows - learned.mean(axis=0)
     weights = np.column_stack([_weights(unseen[:, :, :1], wanted[:, :1]),
                                _weights(unseen[:, :, 1:], wanted[:, 1:])])  # fmt: skip
-    blocks = []
+    blocks: list[Block] = []
     for name, fit in fits.items():
         blocks.append(fit(features, wanted))
         done(name)
+    if told is not None:
+        means: Floats = by_category(told.unseen, wanted).astype(np.float32)
+        blocks.append(Table(means, told.categories))
     mean = wanted.mean(axis=0)
     offset = np.concatenate([mean[:1] * (1 - weights[:, 0].sum()),
                              mean[1:] * (1 - weights[:, 1].sum())])  # fmt: skip
@@ -82,6 +93,17 @@ def blended(
     expected = expected + np.tensordot(weights[:, 1], unseen[:, :, 1:], 1) + mean[1:]
     blend = Blend(tuple(blocks), weights.astype(np.float32), offset.astype(np.float32))
     return Blended(blend, within(expected.astype(np.float32)).astype(float))
+
+
+def by_category(likely: Reals, wanted: Reals) -> Reals:
+    """What came on average in each category, [categories, outputs].
+
+    `likely` [rows, categories] counts a row in each category as far as it was taken for one of its;
+    `ORDINARY` rows like the average are added, for categories of few.
+    """
+    counts = likely.sum(axis=0)[:, None] + ORDINARY
+    means: Reals = (likely.T @ wanted + ORDINARY * wanted.mean(axis=0)) / counts
+    return means
 
 
 def _weights(unseen: Reals, wanted: Reals) -> Floats:

@@ -105,7 +105,8 @@ def train(rows: Rows, training: Training, progress: Progress) -> Trained:
     )
     told = classified(features, reading.layout, kinds, folds)
     progress("categories")
-    blend = blended(features, rows.scores, fits(reading.layout, recipe), folds, progress)
+    blocks = fits(reading.layout, recipe)
+    blend = blended(features, rows.scores, blocks, folds, progress, told)
     familiar, similar = _familiar(features, recipe)
     reference, source = _reference(rows, blend, training, reading)
     held = () if training.held is None else training.held.prompts

@@ -8,11 +8,21 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
+from policies.composition.blocks import Categories, Table
 from policies.composition.features import Features
 from policies.composition.lexical import Floats
-from policies.training.experts.blending import Blended, blended, folds_of, slope
+from policies.training.experts.blending import (
+    ORDINARY,
+    Blended,
+    blended,
+    by_category,
+    folds_of,
+    slope,
+)
 from policies.training.experts.fit import Fit, Reals
 from policies.training.experts.gaps import filled
+from policies.training.experts.kinds import Classified
+from tests.policies.training.experts.planted import Hashing, prompts
 
 ROWS = 240
 
@@ -171,3 +181,26 @@ def test_a_gap_is_filled_by_what_rows_like_it_got() -> None:
     assert found[1::3] == pytest.approx(scores[1::3]), "what is known is kept"
     assert np.abs(found - scores).mean() < 0.05
     assert np.isnan(known[::3, 0]).all(), "what was handed in is not changed"
+
+
+def test_a_category_is_worth_what_came_in_it_drawn_to_the_mean_where_there_was_little() -> None:
+    likely = np.array([[1.0, 0.0]] * 90 + [[0.0, 1.0]] * 10)
+    wanted = np.array([[1.0]] * 90 + [[0.0]] * 10)
+    means = by_category(likely, wanted)
+    assert means[0, 0] == pytest.approx((90 + ORDINARY * 0.9) / (90 + ORDINARY))
+    assert means[1, 0] == pytest.approx(ORDINARY * 0.9 / (10 + ORDINARY))
+
+
+def test_the_block_of_categories_is_fitted_without_the_rows_that_it_is_weighed_by() -> None:
+    """Labels that are pure chance, and a category for each row: only a leak could foretell them."""
+    rng = np.random.default_rng(5)
+    texts, _ = prompts(120)
+    vectors = Hashing().embed(texts)
+    seen = Features(vectors, vectors, ())
+    scores = rng.integers(0, 2, (120, 2)).astype(float)
+    alone = Categories(tuple(map(str, range(120))), np.arange(2, dtype=np.int32),
+                       np.zeros((2, 120), np.float32), np.zeros(120, np.float32), 1.0)  # fmt: skip
+    told = Classified(alone, np.eye(120))
+    found = blended(seen, scores, {}, folds_of(texts, 4, 0), lambda _: None, told)
+    assert found.blend.weights[-1, 1] == pytest.approx(0.0, abs=0.05)
+    assert isinstance(found.blend.blocks[-1], Table)
