@@ -35,7 +35,7 @@ from policies.training.scoring.picture import Picture, Point, draw
 DRAWS = 100
 """Resamples for the intervals: a picture and a summary show no third digit."""
 POINTS = 11
-"""Of the frontier that a card holds, the cheapest and the dearest expert's cost included."""
+"""Of the frontier that a card holds, from the cheapest expert to where more cost buys nothing."""
 CURVE = "curve.png"
 RELIABILITY = "reliability.png"
 UNITS = {
@@ -100,7 +100,8 @@ def figures(found: Frontier, seed: int) -> Mapping[str, Any]:
     result = Contest(field, {}, {POLICY: found.predicted}).held(DRAWS, seed)
     curve = band(field, found.predicted, DRAWS, seed)
     zero, oracle = bounds(field)
-    kept = np.linspace(0, len(curve.places) - 1, POINTS).astype(int)
+    last = len(curve.places) - 1 if field.by_share else int(np.argmax(curve.quality))
+    kept = np.unique(np.linspace(0, last, POINTS).astype(int))
     points = [
         {
             "cost": float(curve.places[at]),
