@@ -38,15 +38,17 @@ def test_prices_are_in_every_unit_that_all_have() -> None:
     assert [*priced(unknown, 3)] == [SHARE]
 
 
-def test_a_frontier_rises_from_the_cheapest_to_the_dearest() -> None:
+def test_a_frontier_rises_from_the_cheapest_to_where_more_buys_nothing() -> None:
     given = reference()
     found = figures(frontier(given), seed=0)
     assert (found["unit"], found["rows"]) == ("params_b", 300)
     costs = [point["cost"] for point in found["points"]]
-    assert (costs[0], costs[-1]) == (1, 9)
+    assert costs[0] == 1
+    assert costs[-1] <= 9
     scores = [point["score"] for point in found["points"]]
+    assert scores[-1] == max(scores)
     assert scores[0] == pytest.approx(given.actual[:, 0].mean())
-    assert scores[0] < scores[5]
+    assert scores[0] < scores[len(scores) // 2]
     assert all(point["score"] <= point["oracle"] + 1e-9 for point in found["points"])
     assert found["aiq"]["low"] <= found["aiq"]["value"] <= found["aiq"]["high"]
 
