@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -278,3 +279,9 @@ async def refused(url: str) -> None:
                 return
             writer.close()
             await asyncio.sleep(0.01)  # between two looks at another process
+
+
+def test_a_command_line_is_read_before_numpy_is_loaded() -> None:
+    """`tandem serve` says how many threads numpy may use, which it asks once, when it is loaded."""
+    program = "import sys, app.cli; app.cli._parser(); sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
