@@ -7,17 +7,16 @@ runs are made by `app.calibration`, and `app.calibration_report` says what they 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app import arguments
+
 if TYPE_CHECKING:
     from app.calibration import Search, Tried
-    from router.config import Document
 
 USES = {"entropy": "entropy", "token-gate": "token_gate"}
 """What the command calls a kind of policy, and what `use` does."""
@@ -29,22 +28,22 @@ def add_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
     add = parser.add_argument
     goal = parser.add_mutually_exclusive_group(required=True)
     share = "the large model's part of the tokens, 0 to 1"
-    goal.add_argument("--large-share", type=_part, metavar="SHARE", help=share)
+    goal.add_argument("--large-share", type=arguments.share, metavar="SHARE", help=share)
     quality = "the part of the large model's accuracy to keep, 0 to 1; every prompt needs an answer"
-    goal.add_argument("--quality", type=_part, metavar="PART", help=quality)
+    goal.add_argument("--quality", type=arguments.share, metavar="PART", help=quality)
     prompts = 'JSON lines with "prompt" or "messages", and "answer" where it is known'
     add("--prompts", type=Path, required=True, metavar="FILE", help=prompts)
-    add("--n", type=_count, metavar="N", help="use only the first so many prompts")
+    add("--n", type=arguments.count, metavar="N", help="use only the first so many prompts")
     add("--config", type=Path, metavar="FILE", help="gateway.yaml; default: the embedded pair")
     add("--policy", metavar="NAME", help="default: the only one, or the config's default")
     result = "regular expression that finds the result in an answer (default: its last number)"
     add("--result", metavar="REGEX", help=result)
     longest = "longest answer, in tokens (default: %(default)s)"
-    add("--max-tokens", type=_count, default=1024, metavar="N", help=longest)
+    add("--max-tokens", type=arguments.count, default=1024, metavar="N", help=longest)
     at_once = "answers at a time (default: %(default)s)"
-    add("--at-once", type=_count, default=8, metavar="N", help=at_once)
+    add("--at-once", type=arguments.count, default=8, metavar="N", help=at_once)
     runs = "most runs over all prompts (default: %(default)s)"
-    add("--runs", type=_count, default=10, metavar="N", help=runs)
+    add("--runs", type=arguments.count, default=10, metavar="N", help=runs)
     add("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -71,6 +70,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 async def _found(options: argparse.Namespace) -> tuple[Search, Tried]:
+    from app import embedded
     from app.calibration import Search, chosen, stated
     from app.trial import Asking, trying
     from policies.training.token_gate.prompts import read_prompts
@@ -79,41 +79,10 @@ async def _found(options: argparse.Namespace) -> tuple[Search, Tried]:
     prompts = read_prompts(options.prompts, options.n)
     right = partial(stated, ResultFinder(options.result or LAST_NUMBER))
     asking = Asking(options.at_once, options.max_tokens)
-    async with _document(options.config) as document:
+    async with embedded.running(options.config) as document:
         policy = chosen(document, USES[options.kind], options.policy)
         async with trying(document, asking) as trial:
             search = Search(trial, policy, prompts, right, options.runs)
             if options.quality is not None:
                 return search, await search.for_quality(options.quality)
             return search, await search.for_share(options.large_share)
-
-
-@contextlib.asynccontextmanager
-async def _document(config: Path | None) -> AsyncIterator[Document]:
-    """The configuration, with its models running."""
-    from app import embedded
-    from policies import TABLE
-    from router.config import load_file, parse
-
-    if config is not None:
-        yield load_file(config, TABLE)
-        return
-    pair = await embedded.start()
-    try:
-        yield parse(pair.document, TABLE, "the embedded pair")
-    finally:
-        await pair.close()
-
-
-def _part(text: str) -> float:
-    """An argument above 0 and at most 1."""
-    if not 0 < (value := float(text)) <= 1:
-        raise ValueError
-    return value
-
-
-def _count(text: str) -> int:
-    """An argument that is a number from 1 on."""
-    if (value := int(text)) < 1:
-        raise ValueError
-    return value

@@ -12,12 +12,11 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from app.judged import FREE, Judged, JudgedError, Names
+from app.judged import Judged, JudgedError, Names, stage_of
 from policies import TABLE
 from policies.composition.artifact import Expert, write_artifact
 from policies.composition.embedder import Embedder, Floats, Progress, minilm
@@ -27,9 +26,8 @@ from policies.training.experts.pipeline import Trained, Training, train
 from policies.training.experts.recipe import Recipe
 from policies.training.outcomes.errors import RowsError
 from policies.training.outcomes.rows import Rows
-from policies.training.replay import Replayed, Stage, fleet_of, replayed
+from policies.training.replay import Replayed, replayed
 from router.references import build_policy
-from router.runtime import MODEL
 
 KIND = "experts"
 BY_TASK = "task"
@@ -51,16 +49,9 @@ class CrossFit:
     prior: bool = True
 
 
-def stage_of(names: Names, policy: Any) -> Stage:
-    """The policy among the models of the rows."""
-    models = {name: TABLE[MODEL](model=name) for name in names.columns}  # type: ignore[call-arg]  # `direct` has this field
-    fleet = fleet_of([*names.columns], names.params_b, [price or FREE for price in names.prices])
-    return Stage(MappingProxyType({**models, KIND: policy}), fleet)
-
-
 def judged_by_parts(names: Names) -> Judged:
     """What the report says was judged."""
-    return Judged(KIND, KIND, stage_of(names, None), names)
+    return Judged(KIND, KIND, stage_of(names, {}), names)
 
 
 def replayed_by_parts(rows: Rows, names: Names, fit: CrossFit, watch: Watch) -> Replayed:
@@ -76,7 +67,7 @@ def replayed_by_parts(rows: Rows, names: Names, fit: CrossFit, watch: Watch) -> 
         rest = np.setdiff1d(np.arange(len(rows)), part)
         trained = _trained(rows.at(rest), names, fit, Means(embedder, prior))
         policy = _policy(trained, fit.settings)
-        replay = replayed(KIND, rows.at(part), stage_of(names, policy), fit.seed)
+        replay = replayed(KIND, rows.at(part), stage_of(names, {KIND: policy}), fit.seed)
         found.append((part, replay))
     return _together(found, len(rows))
 

@@ -8,13 +8,19 @@ holds and end with it, even if it is killed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from policies.gate.resources import ARTIFACTS_VARIABLE
+
+if TYPE_CHECKING:
+    from router.config import Document
 
 MODELS = Path(__file__).parent.parent / "deploy" / "pair" / "models"
 GATES = "gate"
@@ -130,3 +136,19 @@ async def _listening(size: str, process: asyncio.subprocess.Process) -> str:
     if not line.startswith(READY):
         raise EmbeddedError(f"the {size} model of the embedded pair did not start (see above)")
     return line.removeprefix(READY).strip().decode()
+
+
+@contextlib.asynccontextmanager
+async def running(config: Path | None) -> AsyncIterator[Document]:
+    """What `config` says, or without one the embedded pair's document, with the pair running."""
+    from policies import TABLE
+    from router.config import load_file, parse
+
+    if config is not None:
+        yield load_file(config, TABLE)
+        return
+    pair = await start()
+    try:
+        yield parse(pair.document, TABLE, "the embedded pair")
+    finally:
+        await pair.close()

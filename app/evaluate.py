@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app import arguments
+
 if TYPE_CHECKING:
     from app.evaluation import Evaluation, Method
     from policies.training.outcomes.rows import Rows
@@ -57,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scores = "scores of logged decisions: a file with id and score; may be repeated"
     add("--scores", type=Path, nargs="+", action="extend", default=[], metavar="FILE", help=scores)
     draws = "resamples for the intervals (default: %(default)s)"
-    add("--bootstrap", type=_count, default=1000, metavar="N", help=draws)
+    add("--bootstrap", type=arguments.count, default=1000, metavar="N", help=draws)
     seed = "for resamples, folds and the policy's own draws (default: %(default)s)"
     add("--seed", type=int, default=0, metavar="S", help=seed)
     add("--plot", type=Path, metavar="FILE.png", help="draw quality over cost or large share")
@@ -210,10 +212,3 @@ def _parts(text: str) -> int | str:
     if (parts := int(text)) < 2:
         raise ValueError
     return parts
-
-
-def _count(text: str) -> int:
-    """An argument that is a number from 1 on."""
-    if (value := int(text)) < 1:
-        raise ValueError
-    return value

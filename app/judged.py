@@ -30,7 +30,7 @@ from router.steps import Particular, Policy
 if TYPE_CHECKING:
     from policies.training.outcomes.rows import Rows
 
-__all__ = ["Judged", "JudgedError", "Names", "judged", "names_of", "settings_of"]
+__all__ = ["Judged", "JudgedError", "Names", "judged", "names_of", "settings_of", "stage_of"]
 
 FREE = Price()
 UNKNOWN = 1.0
@@ -92,19 +92,24 @@ def judged(options: argparse.Namespace, held: Sequence[str], *, logged: bool = F
     if source.name in (held if source.config is None else ()):
         raise JudgedError(f"a model is called {source.name}, as the policy is: see --as")
     names = names_of(options, held, source.config)
+    stage = stage_of(names, source.policies)
+    if source.config is None:
+        _check_references(source, [*names.columns])
+    policy = source.policies.get(source.name)
+    if isinstance(policy, Particular) and (why := policy.misfit(stage.fleet)):
+        raise JudgedError(f"--policy {options.policy}: {why}")
+    return Judged(source.name, source.kind, stage, names)
+
+
+def stage_of(names: Names, policies: Mapping[str, Policy]) -> Stage:
+    """These policies among the models, which are all well."""
     models = {name: TABLE[MODEL](model=name) for name in names.columns}  # type: ignore[call-arg]  # `direct` has this field
     fleet = fleet_of(
         [*names.columns],
         [UNKNOWN if math.isnan(size) else size for size in names.params_b],
         [price or FREE for price in names.prices],
     )
-    stage = Stage(MappingProxyType({**models, **source.policies}), fleet)
-    if source.config is None:
-        _check_references(source, [*names.columns])
-    policy = source.policies.get(source.name)
-    if isinstance(policy, Particular) and (why := policy.misfit(fleet)):
-        raise JudgedError(f"--policy {options.policy}: {why}")
-    return Judged(source.name, source.kind, stage, names)
+    return Stage(MappingProxyType({**models, **policies}), fleet)
 
 
 def names_of(
@@ -218,7 +223,10 @@ def settings_of(stated: Sequence[str]) -> dict[str, Any]:
         name, equals, value = one.partition("=")
         if not (name and equals):
             raise JudgedError(f"--set {one}: write NAME=VALUE")
-        settings[name] = yaml.safe_load(value)
+        try:
+            settings[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise JudgedError(f"--set {one}: the value is no YAML") from None
     return settings
 
 

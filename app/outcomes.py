@@ -7,17 +7,18 @@ Only reads the command line and prints; it is imported with every `tandem` comma
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 import json
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app import arguments
+
 if TYPE_CHECKING:
     from app.outcomes_collect import Collected, Plan
-    from router.config import Config, Document
+    from router.config import Config
 
 WRITES = "pyarrow"
 """Of the `train` extra; looked for before hours are spent on asking."""
@@ -42,11 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, metavar="ROWS.parquet", help=out)
     add("--config", type=Path, metavar="FILE", help="gateway.yaml; default: the embedded pair")
     add("--models", metavar="A,B,...", help="only these models, in this order; default: all")
-    add("--n", type=_count, metavar="N", help="use only the first so many prompts")
+    add("--n", type=arguments.count, metavar="N", help="use only the first so many prompts")
     longest = "longest answer, in tokens (default: %(default)s)"
-    add("--max-tokens", type=_count, default=1024, metavar="N", help=longest)
+    add("--max-tokens", type=arguments.count, default=1024, metavar="N", help=longest)
     at_once = "answers at a time (default: %(default)s)"
-    add("--at-once", type=_count, default=8, metavar="N", help=at_once)
+    add("--at-once", type=arguments.count, default=8, metavar="N", help=at_once)
     result = "regular expression that finds the result in an answer (default: its last number)"
     add("--result", metavar="REGEX", help=result)
     add("--judge", metavar="MODEL", help="the model that marks where no answer is known")
@@ -82,12 +83,13 @@ def main(options: argparse.Namespace) -> int:
 
 
 async def _collected(options: argparse.Namespace) -> Collected:
+    from app import embedded
     from app.outcomes_collect import Collecting, journal_beside
     from app.trial import Asking, trying
     from policies.training.outcomes.tables import write_table
     from policies.training.token_gate.journal import Journal
 
-    async with _document(options.config) as document:
+    async with embedded.running(options.config) as document:
         plan = _plan(options, document.config)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         journal = Journal(journal_beside(options.out))
@@ -115,23 +117,6 @@ def _plan(options: argparse.Namespace, config: Config) -> Plan:
         )
     template = read_template(options.judge_prompt or JUDGE_PROMPT)
     return Plan(questions, models, Marking(options.result), options.judge, template)
-
-
-@contextlib.asynccontextmanager
-async def _document(config: Path | None) -> AsyncIterator[Document]:
-    """The configuration, with its models running."""
-    from app import embedded
-    from policies import TABLE
-    from router.config import load_file, parse
-
-    if config is not None:
-        yield load_file(config, TABLE)
-        return
-    pair = await embedded.start()
-    try:
-        yield parse(pair.document, TABLE, "the embedded pair")
-    finally:
-        await pair.close()
 
 
 # ------------------------------------------------------------------------------------ what is said
@@ -203,10 +188,3 @@ def _report(collected: Collected, out: Path) -> str:
 def _fail(reason: str) -> int:
     print(f"tandem: {reason}", file=sys.stderr)
     return 1
-
-
-def _count(text: str) -> int:
-    """An argument that is a number from 1 on."""
-    if (value := int(text)) < 1:
-        raise ValueError
-    return value

@@ -35,6 +35,7 @@ def main(options: argparse.Namespace) -> int:
     """Ask the policy about every row, and write what it says."""
     try:
         from app.flattery import flattering
+        from app.judged import JudgedError
         from policies.training.outcomes.errors import RowsError
         from policies.training.outcomes.rows import read_prompts
         from policies.training.outcomes.tables import write_table
@@ -48,7 +49,7 @@ def main(options: argparse.Namespace) -> int:
             assert isinstance(policy, Foretelling)
             columns = {**_carried(rows), **predicted(policy, rows)}
             write_table(columns, options.out)
-        except (RowsError, ValueError) as error:
+        except (JudgedError, RowsError, ValueError) as error:
             reason = str(error)
         else:
             print(_summary(columns, options.out))
@@ -75,17 +76,9 @@ def _policy(options: argparse.Namespace) -> Policy:
 
 
 def _settings(stated: Sequence[str]) -> dict[str, Any]:
-    import yaml
+    from app.judged import settings_of
 
-    settings: dict[str, Any] = {}
-    for one in stated:
-        name, equals, value = one.partition("=")
-        if not (name and equals):
-            raise ValueError(f"--set {one}: write NAME=VALUE")
-        try:
-            settings[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ValueError(f"--set {one}: the value is no YAML") from None
+    settings = settings_of(stated)
     if "use" in settings:
         raise ValueError("--set use: the policy is the artifact's")
     if "embedder" in settings:

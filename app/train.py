@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app import arguments
+
 if TYPE_CHECKING:
     from policies.training.token_gate.collect import Address, Asking
     from policies.training.token_gate.pipeline import Plan
@@ -42,20 +44,20 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     add("--key-env", metavar="NAME", help="environment variable that holds the API key of all")
     add(
         "--at-once",
-        type=_count,
+        type=arguments.count,
         default=8,
         metavar="N",
         help="calls at a time (default: %(default)s)",
     )
     tokens = "longest answer, in tokens (default: %(default)s)"
-    add("--max-tokens", type=_count, default=4096, metavar="N", help=tokens)
+    add("--max-tokens", type=arguments.count, default=4096, metavar="N", help=tokens)
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("files").add_argument
     prompts = 'JSON lines with "prompt" or "messages", and "answer" where it is known'
     add("--prompts", type=Path, required=True, metavar="FILE", help=prompts)
-    add("--n", type=_count, metavar="N", help="use only the first so many prompts")
+    add("--n", type=arguments.count, metavar="N", help="use only the first so many prompts")
     result = "regular expression that finds the result in an answer (default: its last number)"
     add("--result", metavar="REGEX", help=result)
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the artifact")
@@ -70,13 +72,13 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the gate").add_argument
     hidden = "whether it reads hidden states (default: yes)"
     add("--hidden", action=argparse.BooleanOptionalAction, default=True, help=hidden)
-    add("--width", type=_count, default=64, help="of the network (default: %(default)s)")
-    add("--blocks", type=_count, default=1, help="residual blocks (default: %(default)s)")
+    add("--width", type=arguments.count, default=64, help="of the network (default: %(default)s)")
+    add("--blocks", type=arguments.count, default=1, help="residual blocks (default: %(default)s)")
     add("--rate", type=float, help="learning rate (default: 0.0512 / width)")
-    add("--epochs", type=_count, default=12, help="at most (default: %(default)s)")
+    add("--epochs", type=arguments.count, default=12, help="at most (default: %(default)s)")
     add("--seed", type=int, default=0, help="default: %(default)s")
     recall = "share of divergent tokens that the threshold must find (default: %(default)s)"
-    add("--recall", type=_share, default=0.95, help=recall)
+    add("--recall", type=arguments.share, default=0.95, help=recall)
 
 
 def main(options: argparse.Namespace) -> int:
@@ -167,20 +169,6 @@ def _key(variable: str | None) -> str | None:
     if variable and variable not in os.environ:
         raise TrainingError(f"there is no environment variable {variable} (--key-env)")
     return os.environ[variable] if variable else None
-
-
-def _count(text: str) -> int:
-    """An argument that is a number from 1 on."""
-    if (value := int(text)) < 1:
-        raise ValueError
-    return value
-
-
-def _share(text: str) -> float:
-    """An argument above 0 and at most 1."""
-    if not 0 < (value := float(text)) <= 1:
-        raise ValueError
-    return value
 
 
 def _shown(value: object) -> str:

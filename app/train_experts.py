@@ -17,6 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app import arguments
+
 if TYPE_CHECKING:
     from policies.composition.artifact import Card, Expert
     from policies.composition.embedder import Embedder
@@ -61,8 +63,13 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     what = "what is looked at: everything, or only the form, for the quickest decision"
     add("--features", choices=("all", "lexical"), default="all", help=what)
     clusters = "categories to find where rows have no task (default: follows from the rows)"
-    add("--clusters", type=_count, metavar="N", help=clusters)
-    add("--trees", type=_count, metavar="N", help="trees of a forest: fewer are a smaller artifact")
+    add("--clusters", type=arguments.count, metavar="N", help=clusters)
+    add(
+        "--trees",
+        type=arguments.count,
+        metavar="N",
+        help="trees of a forest: fewer are a smaller artifact",
+    )
     prior = "leave out what is known from other models' answers to public questions"
     add("--no-prior", action="store_true", help=prior)
     add("--seed", type=int, default=0, help="default: %(default)s")
@@ -378,10 +385,3 @@ def _train_prior(options: argparse.Namespace) -> int:
         write_prior(groups, minilm(), options.out, bar.update)
     print(f"{options.out}: {', '.join(f'{name} ({len(rows)})' for name, rows in groups.items())}")
     return 0
-
-
-def _count(text: str) -> int:
-    """An argument that is a number from 1 on."""
-    if (value := int(text)) < 1:
-        raise ValueError
-    return value

@@ -1,0 +1,20 @@
+"""Kinds of arguments that several commands take: each function reads one, for argparse's `type`.
+
+A ValueError is what argparse turns into its complaint and exit status 2.
+"""
+
+from __future__ import annotations
+
+
+def count(text: str) -> int:
+    """A number from 1 on."""
+    if (value := int(text)) < 1:
+        raise ValueError
+    return value
+
+
+def share(text: str) -> float:
+    """A number above 0 and at most 1."""
+    if not 0 < (value := float(text)) <= 1:
+        raise ValueError
+    return value
