@@ -27,6 +27,7 @@ SHARED = {
     "policies.duet",
     "policies.gate",
     "policies.composition",
+    "policies.reading",
 }
 """What of the house a policy may know."""
 GATE = "policies.gate"
