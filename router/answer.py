@@ -21,7 +21,7 @@ from router.compose import Composer
 from router.dialect import OPENAI_STREAMS
 from router.faults import Fault
 from router.ledger import Ledger
-from router.steps import Finished
+from router.steps import Finished, Surface
 
 _DONE = re.compile(rb"data: ?\[DONE\]")
 _USAGE = re.compile(rb'"usage"\s*:\s*\{(?!\s*\})')
@@ -91,7 +91,7 @@ class Answer:
         kept = []
         for block in sse.blocks(part):
             if _DONE.match(block):
-                kept.append(self._closing() + sse.DONE)
+                kept.append(self._cited_event() + self._closing() + sse.DONE)
                 self.complete = True
             elif b'"usage"' in block:
                 kept.append(self._with_usage(block))
@@ -120,8 +120,12 @@ class Answer:
 
     async def whole(self, body: bytes) -> None:
         """Send an answer that does not stream."""
-        chunk = _object_in(body) if self.hidden else None
+        cited = self._cited
+        chunk = _object_in(body) if self.hidden or cited else None
         if chunk is not None:
+            if cited:
+                beside = chunk.get("tandem")
+                chunk["tandem"] = {**(beside if isinstance(beside, dict) else {}), **cited}
             body = orjson.dumps(veil(chunk, self.hidden))
         await self._begin(len(body))
         self.committed = self.ended = True
@@ -204,6 +208,28 @@ class Answer:
             "baseline_usd": round(ledger.baseline_cost(now), 9),
             "reason": ledger.why,
         }
+
+    @property
+    def _cited(self) -> Mapping[str, object]:
+        """What the answer is made from, for a client that wants to be told."""
+        ledger = self._ledger
+        return {"citations": ledger.cited} if ledger.cited and ledger.request.explain else {}
+
+    def _cited_event(self) -> bytes:
+        """The same as a chunk of a stream, without choices."""
+        if not (cited := self._cited):
+            return b""
+        request = self._ledger.request
+        chat = request.surface is Surface.CHAT
+        chunk: dict[str, object] = {
+            "id": request.id,
+            "object": "chat.completion.chunk" if chat else "text_completion",
+            "created": 0,
+            "model": request.target,
+            "choices": [],
+            "tandem": cited,
+        }
+        return sse.event(orjson.dumps(chunk))
 
     def _closing(self) -> bytes:
         summary = {**self._summary(), "server_timing": self._timing(monotonic())}

@@ -25,7 +25,7 @@ from router.compose import Composer
 from router.dialect import OPENAI_STREAMS
 from router.faults import Blame, Fault, FaultError
 from router.fleet import Fleet
-from router.ledger import Ledger
+from router.ledger import Ledger, told
 from router.patience import Patience
 from router.refusals import PolicyError, broke, nowhere, too_late
 from router.runtime import Runtime
@@ -58,11 +58,12 @@ deadline ends everything without telling whose fault it was."""
 
 @dataclass(slots=True)
 class Frame:
-    """One policy on the stack, and until when (monotonic time) its answer may begin."""
+    """One policy on the stack, until when (monotonic time) it may begin to answer, what it said."""
 
     name: str
     steps: Steps
     until: float
+    said: str = ""
 
 
 @dataclass(slots=True)
@@ -142,7 +143,7 @@ class Drive:
             case Relay():
                 return await self._relay(self._attempts.known(step.attempt))
             case Note():
-                self.ledger.reason, self.ledger.detail = step.reason, step.detail
+                self._note(step)
             case Close():
                 await self._attempts.close(step.attempt)
             case Route():
@@ -178,6 +179,13 @@ class Drive:
     def _no_step(self, step: Never) -> None:
         name = self._frames[-1].name
         raise PolicyError(f'the policy "{name}" asked for {step!r}, which is no step')
+
+    def _note(self, step: Note) -> None:
+        ledger, frame = self.ledger, self._frames[-1]
+        ledger.reason, ledger.detail = step.reason, step.detail
+        ledger.before = tuple(outer.said for outer in self._frames[:-1] if outer.said)
+        ledger.cited = step.cited or ledger.cited
+        frame.said = told(step.reason, step.detail)
 
     async def _compute(self, step: Compute) -> Any:
         try:

@@ -10,7 +10,9 @@ neither the prompt nor a key, only the key's name.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from router.cost import cost, delivered
 from router.faults import Blame, Fault
@@ -70,6 +72,11 @@ class Tally:
         )
 
 
+def told(reason: str, detail: str) -> str:
+    """A reason with its detail, for people."""
+    return f"{reason}; {detail}" if detail else reason
+
+
 def _completed(tally: Tally) -> int:
     return tally.usage.completion if tally.usage else 0
 
@@ -78,7 +85,9 @@ def _completed(tally: Tally) -> int:
 class Ledger:
     """Facts about one request. `began` is when its head arrived; `waited` sums the time in which
     the gateway only waited for a backend to speak or for the client to read. `prompt` counts the
-    prompt's tokens once a policy has sent it as token ids.
+    prompt's tokens once a policy has sent it as token ids. `reason` and `detail` are what was said
+    last, `before` what those said who had handed the request on; `cited` what the answer is made
+    from.
     """
 
     request: Request
@@ -89,6 +98,8 @@ class Ledger:
     baseline: Price
     reason: str = ""
     detail: str = ""
+    before: tuple[str, ...] = ()
+    cited: tuple[Mapping[str, Any], ...] = ()
     status: int = 200
     fault: Fault | None = None
     first_byte: float | None = None
@@ -117,8 +128,8 @@ class Ledger:
 
     @property
     def why(self) -> str:
-        """The reason with its detail, for people."""
-        return f"{self.reason}; {self.detail}" if self.detail else self.reason
+        """The reason with its detail, for people, after those of the policies that handed on."""
+        return " > ".join((*self.before, told(self.reason, self.detail)))
 
     def written(self) -> dict[str, int]:
         """Completion tokens that the client gets, by model; 0 where nobody counted."""

@@ -1,13 +1,14 @@
 """Phrases: the typed sentences that policies say with the vocabulary of `router.steps`.
 
-Each is a generator to `yield from`; a bare `yield` has no reply type, these do. Nothing here waits
-or knows the engine. What several policies would otherwise each write (trying the next backend of
-a pool, collecting a draft) is written once, here.
+Each is a generator to `yield from`; a bare `yield` has no reply type, these do. Only `rewritten`
+asks nobody. Nothing here waits or knows the engine. What several policies would otherwise each
+write (trying the next backend of a pool, collecting a draft) is written once, here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from router.steps import (
@@ -120,9 +121,25 @@ def route(target: str, request: Request, share: float = 1.0) -> Steps:
     return ended
 
 
-def note(reason: str, detail: str = "", expected: Mapping[str, float] = UNCHANGED) -> Phrase[None]:
-    """Tell listeners and the client why, and what score is expected of each target."""
-    yield Note(reason, detail, expected)
+def note(
+    reason: str,
+    detail: str = "",
+    expected: Mapping[str, float] = UNCHANGED,
+    cited: tuple[Mapping[str, Any], ...] = (),
+) -> Phrase[None]:
+    """Tell listeners and the client why, the score expected of each target, and what is read."""
+    yield Note(reason, detail, expected, cited)
+
+
+def rewritten(request: Request, changes: Mapping[str, Any]) -> Request:
+    """`request` as if the client had sent these top-level fields; all its other bytes stay its own.
+
+    To be computed: it reads the whole body.
+    """
+    from router.splice import splice  # only here: vLLM, which loads the gate from beside, lacks it
+
+    body = {**request.body, **changes}
+    return replace(request, body=body, raw=splice(request.raw, request.body, changes))
 
 
 def serve(model: str, request: Request, changes: Mapping[str, Any] = UNCHANGED) -> Steps:

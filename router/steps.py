@@ -90,7 +90,7 @@ class Request:
     forwarded: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """The client's headers that travel on to the backend (trace context), lower-case names."""
     explain: bool = False
-    """Whether the client wants to be told which model wrote which token."""
+    """Whether the client wants to be told which model wrote which token, and what was read."""
 
     def asking(
         self, body: Mapping[str, Any], surface: Surface = Surface.CHAT, *, stream: bool = False
@@ -271,12 +271,13 @@ class Note:
     """Say why: `reason` is one of the policy's `reasons`, `detail` is for people. Reply: None.
 
     `expected` is the score from 0 to 1 that the policy expects of each target's answer, if it has
-    an idea of it.
+    an idea of it; `cited` the passages that the answer is made from, as a client is shown them.
     """
 
     reason: str
     detail: str = ""
     expected: Mapping[str, float] = field(default_factory=lambda: UNCHANGED)
+    cited: tuple[Mapping[str, Any], ...] = ()
 
 
 Step: TypeAlias = (

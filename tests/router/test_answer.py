@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,9 +23,10 @@ BROKEN = Fault(Blame.BACKEND, "it broke", 502, retry_after=1.5)
 
 
 def answer(
-    body: dict[str, Any] | None = None, surface: Surface = Surface.CHAT
+    body: dict[str, Any] | None = None, surface: Surface = Surface.CHAT, *, explain: bool = False
 ) -> tuple[Answer, Client]:
-    ledger = Ledger(request(surface, body=body or STREAM), "auto", 3, None, 0.0, Price(1.0, 2.0))
+    asked = replace(request(surface, body=body or STREAM), explain=explain)
+    ledger = Ledger(asked, "auto", 3, None, 0.0, Price(1.0, 2.0))
     tally = Tally("small", "a:1", 0.0, Price(1.0, 2.0), 9, usage=Usage(5, 7), answer=True)
     ledger.tallies.append(tally)
     ledger.reason, ledger.detail = "drawn", "naïve\n🚲"
@@ -61,6 +63,32 @@ async def test_a_comment_at_the_end_says_what_is_known_only_then() -> None:
     assert told["cost_usd"] == pytest.approx(19e-6)
     assert client.body.endswith(sse.DONE)
     assert client.ended == 1
+
+
+CITED = ({"number": 1, "document": "a", "text": "It is 7"},)
+
+
+@pytest.mark.parametrize("explain", [False, True])
+async def test_who_wants_it_explained_is_shown_what_a_stream_is_made_from(explain: bool) -> None:
+    sent, client = answer(explain=explain)
+    sent._ledger.cited = CITED
+    await sent.pass_on(chunk("7") + sse.DONE)
+    await sent.end(SAID)
+    shown = [told["tandem"]["citations"] for told in decoded(client) if "tandem" in told]
+    assert shown == ([list(CITED)] if explain else [])
+    assert client.text == "7"
+
+
+@pytest.mark.parametrize("explain", [False, True])
+async def test_a_whole_answer_is_only_touched_to_show_what_it_is_made_from(explain: bool) -> None:
+    sent, client = answer({"messages": []}, explain=explain)
+    sent._ledger.cited = CITED
+    body = b'{"id":"x", "tandem":{"choices":[]}}'
+    await sent.whole(body)
+    assert (client.body == body) is not explain
+    if explain:
+        assert client.json == {"id": "x", "tandem": {"choices": [], "citations": list(CITED)}}
+        assert client.head["content-length"] == str(len(client.body))
 
 
 async def test_usage_is_shown_with_its_summary_to_who_asked_for_it() -> None:

@@ -90,6 +90,24 @@ async def test_relay_after_next_passes_on_what_was_heard_too() -> None:
     assert made.client.text == "It is 7"
 
 
+async def test_the_reasons_of_policies_that_hand_on_stand_before_the_last_one() -> None:
+    def inner(asked: Request, _: Fleet) -> Steps:
+        yield from note("inside")
+        return (yield from serve("small", asked))
+
+    def outer(asked: Request, _: Fleet) -> Steps:
+        yield from note("first", "forgotten")
+        yield from note("outside", "why")
+        return (yield from route("inner", asked))
+
+    made = core({"auto": policy(outer), "inner": policy(inner)})
+    anywhere(made, lambda: streaming("7"))
+    await made.run(STREAM)
+    assert made.client.head["x-tandem-reason"] == "outside; why > inside"
+    assert made.ledger
+    assert made.ledger.reason == "inside"
+
+
 async def test_a_collected_draft_can_be_relayed_whole() -> None:
     drafts: list[Any] = []
 

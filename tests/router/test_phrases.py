@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 from router import phrases
@@ -41,6 +43,15 @@ def said(phrase: Generator[Step, Any, Any], *replies: Any) -> tuple[list[Step], 
         except StopIteration as stop:
             return steps, stop.value
     raise AssertionError(f"it goes on: {steps[-1]}")
+
+
+def test_a_request_that_is_rewritten_keeps_all_other_bytes() -> None:
+    raw = b'{"messages": [], "seed": 1.50, "x": "\\u0041"}'
+    asked = replace(CHAT, raw=raw, body=json.loads(raw))
+    changed = phrases.rewritten(asked, {"messages": [{"role": "user"}], "n": 2})
+    assert changed.raw == b'{"n":2,"messages": [{"role":"user"}], "seed": 1.50, "x": "\\u0041"}'
+    assert changed.body == json.loads(changed.raw)
+    assert asked.raw == raw
 
 
 def test_each_phrase_says_its_step_and_gives_back_the_reply() -> None:
