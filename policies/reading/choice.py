@@ -27,7 +27,8 @@ MILLION = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Who may read: a target, and the model whose window and price hold for it.
+    """Who may read: a target, and the model whose window and price hold for it (itself, if it is
+    one). `like` is the model of the table of values that it is taken for.
 
     `window` is in tokens, None where nobody knows; prices are USD per million tokens; `params_b`
     are active parameters in billions. `wake` is the wait, in seconds, for a model that sleeps,
@@ -35,12 +36,14 @@ class Reader:
     """
 
     target: str
+    model: str
     window: int | None
     input: float
     output: float
     params_b: float
     healthy: bool = True
     wake: float = 0.0
+    like: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

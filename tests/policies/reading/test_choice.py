@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from policies.reading.choice import MARGIN, Limits, Option, Reader, Way, in_order, options
 
-SMALL = Reader("small", 8_000, 0.1, 0.4, 2.0)
-LARGE = Reader("large", 128_000, 1.0, 4.0, 30.0)
+SMALL = Reader("small", "small", 8_000, 0.1, 0.4, 2.0)
+LARGE = Reader("large", "large", 128_000, 1.0, 4.0, 30.0)
 TOKENS: Mapping[Way, int] = {"passages": 3_000, "whole": 30_000}
 FREE = Limits()
 VALUES: Mapping[str, Mapping[Way, float]] = {
@@ -88,6 +88,7 @@ several = st.lists(
         reader=st.builds(
             Reader,
             st.sampled_from("abc"),
+            st.just("m"),
             st.none(),
             st.just(0.0),
             st.just(0.0),

@@ -1,0 +1,64 @@
+"""The first pass of Self-Route: an answer from passages, heard until it is known not to refuse.
+
+Self-Route (arXiv 2407.16833, section 3.3) asks with passages first and tells the model to write
+"unanswerable" where they do not hold the answer. Its client waits for nothing but the beginning: as
+soon as what was heard can become no refusal any more, the answer may be relayed, what was held
+included. Knows answers and nothing of documents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from policies.reading.refusal import refuses, undecided
+from router.phrases import DRAFT_SHARE, Phrase, next_event, open_attempt
+from router.steps import (
+    UNCHANGED,
+    Attempt,
+    Delta,
+    Failed,
+    Finished,
+    ModelName,
+    Request,
+    TimedOut,
+)
+
+__all__ = ["Heard", "first_pass"]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The beginning of an answer, which nobody has been sent; it can still be relayed."""
+
+    attempt: Attempt
+    refused: bool
+
+
+def first_pass(model: ModelName, request: Request) -> Phrase[Heard | Failed]:
+    """Ask `model`, on one of its backends after the other until one answers, and listen.
+
+    It may be silent for half of the time that is left: the whole text may yet have to be read.
+    """
+    tried: frozenset[str] = frozenset()
+    while True:
+        attempt = yield from open_attempt(model, request, UNCHANGED, tried, DRAFT_SHARE)
+        heard = yield from _listened(attempt)
+        if not (isinstance(heard, Failed) and heard.spare):
+            return heard
+        tried |= {attempt.backend}
+
+
+def _listened(attempt: Attempt) -> Phrase[Heard | Failed]:
+    text = ""
+    while True:
+        match (yield from next_event(attempt)):
+            case Delta(choice=0) as delta:
+                text += delta.text
+                if not undecided(text):
+                    return Heard(attempt, refuses(text))
+            case Finished():
+                return Heard(attempt, refuses(text))
+            case Failed() as failed:
+                return failed
+            case Delta() | TimedOut():
+                pass
