@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from router.config import AdminConfig, Form
+from router.config import Form
+from router.sections import AdminConfig
 
 LARGEST_BODY = 256 * 1024
 """Bytes of a document: some thousand models. Reading YAML costs about 10 microseconds a byte of

@@ -33,11 +33,11 @@ import orjson
 
 from app.linefile import STDOUT, LineFile
 from app.shadow import compared
-from router.config import DecisionsConfig
 from router.decide import Decision, decided
 from router.fleet import Fleet
 from router.observe import Kept, Listener, Observation, RequestEnded, ShadowFailed
 from router.runtime import Runtime
+from router.sections import DecisionsConfig
 from router.splice import splice
 from router.steps import Request
 from router.wire import SESSION_FIELDS

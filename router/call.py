@@ -21,11 +21,11 @@ import orjson
 from router import dialect, sse
 from router.alarms import Alarms
 from router.backend import Backend
-from router.config import LimitsConfig
 from router.faults import Blame, Fault, FaultError
 from router.ledger import Tally
 from router.patience import Patience
 from router.refusals import still_asleep
+from router.sections import LimitsConfig
 from router.steps import Attempt, Delta, Event, Finished, Surface, Usage
 from router.upstream import READ_ERRORS, Reply, Upstream, broken, broken_off
 

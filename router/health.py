@@ -16,12 +16,12 @@ from dataclasses import replace
 import httpx
 
 from router.backend import Backend
-from router.config import HealthConfig
 from router.faults import Blame, FaultError
 from router.observe import BackendChanged, Listener
 from router.pool import Pool
 from router.probe import probe
 from router.runtime import Runtime
+from router.sections import HealthConfig
 
 FRESH = httpx.Limits(max_keepalive_connections=0)
 """A connection for each check: vLLM closes idle ones after 5 s, which is when the next check would

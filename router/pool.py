@@ -15,8 +15,8 @@ from collections.abc import Hashable, Sequence
 
 from router.backend import Backend, Clock
 from router.breaker import BreakerSettings
-from router.config import BreakerConfig, ModelConfig
 from router.fleet import Abilities, ModelView, Price
+from router.sections import BreakerConfig, ModelConfig
 from router.steps import Surface
 
 BLOCK = 512

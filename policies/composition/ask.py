@@ -80,7 +80,7 @@ def asks_of(body: Mapping[str, Any], source: Source = "ask", most: int = 1) -> l
         if source == "ask" and len(ends) == most:
             break
         asked = spoken[at].role == "user"
-        if (asked or source == "all") and (text := _cleaned(spoken[at].text)):
+        if (asked or source == "all") and (text := cleaned(spoken[at].text)):
             heard[at] = text  # the latest first: what is cut off is the oldest
             if asked and len(ends) < most:
                 ends.append(at)
@@ -103,7 +103,7 @@ def _joined(texts: Sequence[str]) -> tuple[str, int]:
     return "\n".join(few)[:LONGEST], size - 1
 
 
-def _cleaned(text: str) -> str:
+def cleaned(text: str) -> str:
     """Without the blocks of harnesses, as far as it is read; one not closed goes on to the end."""
     kept, size, at = [], 0, 0
     text = text.strip()

@@ -15,9 +15,10 @@ import uvicorn
 
 from app.admin import admin_app
 from app.admin_guard import LARGEST_BODY, admin_address, is_loopback
-from router.config import AdminConfig, parse
+from router.config import parse
 from router.fleet import Abilities
 from router.revisions import Revisions
+from router.sections import AdminConfig
 from router.steps import Surface
 from tests.tiny_policies import TABLE
 

@@ -17,12 +17,13 @@ import pytest
 from app import decisions as module
 from app.decisions import Decisions, DecisionsError, drawn, hashed
 from policies import TABLE
-from router.config import DecisionsConfig, Form, parse
+from router.config import Form, parse
 from router.faults import Blame
 from router.fleet import Fleet
 from router.observe import Kept, Observation, RequestEnded, Shadowed, ShadowFailed
 from router.phrases import compute, note, route
 from router.runtime import Runtime, build
+from router.sections import DecisionsConfig
 from router.steps import Policy, Request, Steps
 from tests.app import observations
 from tests.fleets import fleet

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from app.shadow import compared
-from router.config import BreakerConfig, ModelConfig, PriceConfig
 from router.decide import Decision
 from router.faults import Blame
 from router.observe import Shadowed
 from router.pool import Pool
+from router.sections import BreakerConfig, ModelConfig, PriceConfig
 from router.steps import Usage
 from tests.app.observations import attempt, request
 

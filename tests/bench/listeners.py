@@ -25,9 +25,10 @@ from app.keys import Keys, new_key
 from app.log import CAPACITY, Log
 from app.metrics import GAP, Metrics
 from policies import TABLE
-from router.config import DecisionsConfig, Form, parse
+from router.config import Form, parse
 from router.observe import AttemptEnded, RequestEnded
 from router.runtime import Runtime, build
+from router.sections import DecisionsConfig
 from router.steps import Surface, Usage
 from router.wire import parse as read
 from tests.running import config

@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
-from router.config import BreakerConfig, ModelConfig
 from router.outgoing import hidden_by, outgoing
 from router.pool import Pool
+from router.sections import BreakerConfig, ModelConfig
 from router.steps import Open, Surface
 from tests.fleets import request
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.backend import Backend
-from router.config import BreakerConfig, ModelConfig
 from router.faults import Blame
 from router.fleet import Abilities
 from router.pool import BLOCK, MOST_BLOCKS, REMEMBERED, Pool, PrefixMemory, prefix_blocks
+from router.sections import BreakerConfig, ModelConfig
 from router.steps import Surface
 
 NONE: frozenset[str] = frozenset()

@@ -1,0 +1,186 @@
+"""Documents that a text sets apart without naming them: by fences, by rulers, or by blank lines.
+
+These are readings of what somebody typed, so they are made with care: where a second reading is
+possible the answer is a sentence that says so, and nothing is done. Code is no document: a fence
+with a programming language behind it makes a text a talk about code. Linear in the text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from policies.reading.tagged import Region, Span, stripped
+
+LONGEST_ASK = 2000
+"""Characters of an ask that is told from a document by its place alone."""
+SHARE = 10
+"""A document is at least so many times as long as an ask that only blank lines set apart."""
+LABEL = 200
+"""Characters between two fenced documents: a heading, not a part of the text."""
+PROSE = frozenset({
+    "", "text", "txt", "plain", "plaintext", "markdown", "md", "document", "article", "csv", "tsv",
+})  # fmt: skip
+"""What may stand behind the marks of a fence around a document."""
+_TICKS = re.compile(r"^[ ]{0,3}(?P<marks>`{3,}|~{3,})[ \t]*(?P<info>[^\n`]{0,80})$", re.MULTILINE)
+_QUOTES = re.compile(r'"{3}')
+_RULER = re.compile(r"^[ ]{0,3}(?:-{3,80}|={3,80})[ \t]*\r?$", re.MULTILINE)
+_PARAGRAPH = re.compile(r"\n[ \t\r]*\n")
+_MARKED = re.compile(r"\s*(?:question|query|q|task|instructions?)\s{0,2}[:\uff1a]", re.IGNORECASE)
+_MARKED_LINE = re.compile(r"^(?:question|q)[ ]{0,2}[:\uff1a]", re.IGNORECASE | re.MULTILINE)
+_ASKS = re.compile(
+    r"""\s*(?:(?:please|kindly|now|then|also|can\ you|could\ you|would\ you)[\s,]{1,3}){0,3}
+    (?:what|who|whom|whose|when|where|which|why|how|is|are|was|were|does|do|did|has|have|can|could
+    |should|would|will|summari[sz]e|explain|compare|contrast|list|describe|tell|give|show|find
+    |extract|identify|answer|write|rewrite|translate|classify|analy[sz]e|name|provide|outline
+    |discuss|evaluate|review|determine|calculate|count|generate|create|draft|quote|cite|locate
+    |highlight|based\ on|according\ to|given|using|read|use|from\ the|in\ the\ (?:text|document))\b
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_ENDS_ASKING = re.compile(r"[?\uff1f\u061f\u2e2e\u037e]\W{0,3}$")
+_ANNOUNCES = re.compile(r"\bquestions?\b", re.IGNORECASE)
+_ANSWER = re.compile(r"\n[ \t\r]*\n\s*(?:answer|a)\s{0,2}[:\uff1a]\s*$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """Two readings are possible; `why` says which, for people."""
+
+    why: str
+
+
+def fenced_in(text: str, least: int) -> list[Region] | Unclear:
+    """The documents of at least `least` characters between fences, quotes or rulers of a text."""
+    ticks = list(_TICKS.finditer(text))
+    if any(_language(mark["info"]) for mark in ticks):
+        return []
+    if ticks:
+        marks = ticks[0]["marks"]
+        found = _between(text, _alike(ticks, marks), least)
+        if found:
+            return found
+    quotes = [mark.span() for mark in _QUOTES.finditer(text)]
+    if not ticks and (found := _between(text, quotes, least)):
+        return found
+    return _ruled(text, [mark.span() for mark in _RULER.finditer(text)], least)
+
+
+def is_code(text: str) -> bool:
+    """Whether a fence in the text names a programming language."""
+    return any(_language(mark["info"]) for mark in _TICKS.finditer(text))
+
+
+def _language(info: str) -> bool:
+    words = info.split()
+    return bool(words) and words[0].lower() not in PROSE
+
+
+def _alike(ticks: Sequence[re.Match[str]], marks: str) -> list[tuple[int, int]]:
+    """The fences that may close one with these marks, itself included."""
+    return [tick.span() for tick in ticks if tick["marks"].startswith(marks)]
+
+
+def _between(text: str, marks: Sequence[tuple[int, int]], least: int) -> list[Region] | Unclear:
+    """What stands between the first and the second mark, the third and the fourth, and so on."""
+    if len(marks) < 2 or marks[-1][0] - marks[0][1] < least:
+        return []
+    pairs = list(zip(marks[::2], marks[1::2], strict=False))
+    gaps = [b[0] - a[1] for (_, a), (b, _) in pairwise(pairs)]
+    small = any(close[0] - opened[1] < least for opened, close in pairs)
+    if len(marks) % 2 or small or any(gap > LABEL for gap in gaps):
+        return Unclear("fences in the text can be paired in more than one way")
+    if len(text[: marks[0][0]].strip()) + len(text[marks[-1][1] :].strip()) > LONGEST_ASK:
+        return Unclear("the text beside the fences is too long for a question")
+    spans = [
+        stripped(text, Span(opened[0], opened[1], close[0], close[1])) for opened, close in pairs
+    ]
+    return [Region(marks[0][0], marks[-1][1], tuple(spans))]
+
+
+def _ruled(text: str, rulers: Sequence[tuple[int, int]], least: int) -> list[Region] | Unclear:
+    """A document between two rulers, or on one side of a single one, with the ask outside."""
+    if len(rulers) == 2 and rulers[1][0] - rulers[0][1] >= least:
+        (first, start), (end, last) = rulers
+        outside = [text[:first].strip(), text[last:].strip()]
+        if all(outside) or max(map(len, outside)) > LONGEST_ASK:
+            return Unclear("rulers in the text may be a part of the document")
+        return [_ruled_off(text, Span(first, start, end, last))]
+    if len(rulers) != 1:
+        return []
+    first, last = rulers[0]
+    before, after = Span(0, 0, first, last), Span(first, last, len(text), len(text))
+    for document, ask in ((before, text[last:]), (after, text[:first])):
+        short = ask.strip()
+        if document.end - document.start >= least and _short(short, text) and _looks(short):
+            return [_ruled_off(text, document)]
+    return []
+
+
+def _ruled_off(text: str, span: Span) -> Region:
+    return Region(span.first, span.last, (stripped(text, span),))
+
+
+# ------------------------------------------------------------------------- paragraphs
+
+
+def parted(text: str) -> Region | Unclear | None:
+    """The document of a text whose first or last paragraph is the ask; None where neither is."""
+    if is_code(text):
+        return None
+    begins, until = _first_gap(text), _last_gap(text)
+    first, last = text[: begins[0]].strip(), text[until[1] :].strip()
+    asked_first = _short(first, text) and _looks(first)
+    asked_last = _short(last, text) and _looks(last)
+    if not asked_first and not asked_last:
+        return None
+    if asked_first and _runs_on(first):
+        return Unclear("the paragraph with the question may go on with the document")
+    if asked_first and asked_last and not (_MARKED.match(last) and _announces(first)):
+        return Unclear("both the first and the last paragraph may be the question")
+    return _whole(text, begins[1] if asked_first else 0, until[0] if asked_last else len(text))
+
+
+def _first_gap(text: str) -> tuple[int, int]:
+    """Between the first paragraph and the rest."""
+    gap = _PARAGRAPH.search(text, len(text) - len(text.lstrip()))
+    return gap.span() if gap else (0, 0)
+
+
+def _last_gap(text: str) -> tuple[int, int]:
+    """Between the rest and the last paragraph, which a line `Question:` or `Answer:` may begin."""
+    end = len(text.rstrip())
+    if closing := _ANSWER.search(text, max(0, end - LABEL)):
+        end = closing.start()
+    marked = list(_MARKED_LINE.finditer(text))
+    if len(marked) == 1 and end - marked[0].start() <= LONGEST_ASK:
+        return marked[0].start(), marked[0].start()
+    gaps = list(_PARAGRAPH.finditer(text, max(0, end - LONGEST_ASK - LABEL), end))
+    return gaps[-1].span() if gaps else (len(text), len(text))
+
+
+def _runs_on(first: str) -> bool:
+    """Whether lines follow a question within its paragraph that ask nothing themselves."""
+    lines = first.splitlines()
+    return not _looks(lines[-1]) and any(_ENDS_ASKING.search(line[-8:]) for line in lines[:-1])
+
+
+def _announces(first: str) -> bool:
+    """Whether a first paragraph speaks of a question that is yet to come, and asks none."""
+    return _ANNOUNCES.search(first) is not None and not _ENDS_ASKING.search(first)
+
+
+def _whole(text: str, start: int, end: int) -> Region:
+    span = stripped(text, Span(start, start, end, end))
+    return Region(span.start, span.end, (Span(span.start, span.start, span.end, span.end),))
+
+
+def _short(ask: str, text: str) -> bool:
+    return 0 < len(ask) <= min(LONGEST_ASK, len(text) // SHARE)
+
+
+def _looks(ask: str) -> bool:
+    """Whether a paragraph asks or orders, as far as its first words or its end can tell."""
+    return bool(_MARKED.match(ask) or _ASKS.match(ask) or _ENDS_ASKING.search(ask[-8:]))
