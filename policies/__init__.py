@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from policies.cascade import Cascade
+from policies.context import Context
 from policies.direct import Direct
 from policies.entropy import Entropy
 from policies.experts import Experts
@@ -32,6 +33,7 @@ TABLE: Mapping[str, type[Policy]] = MappingProxyType(
         "token_gate": TokenGate,
         "steps": Stepwise,
         "experts": Experts,
+        "context": Context,
     }
 )
 """What `use` may say in the config, and which policy that is."""
