@@ -11,16 +11,12 @@ that reading cannot run anything.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
 from policies.composition.blocks import (
     Blend,
@@ -34,6 +30,7 @@ from policies.composition.blocks import (
 )
 from policies.composition.budget import Reference
 from policies.composition.features import Reading, Units
+from policies.composition.folder import Folder, arrays_of, units_of
 from policies.composition.lexical import NAMES, Floats
 from policies.composition.prior import Hashes
 
@@ -44,11 +41,13 @@ ARRAYS = "experts.safetensors"
 GRAMS = "grams.json"
 HALVED = ("points", "values")
 """Arrays stored in half precision: what is lost is far below what they are known to."""
-_HINT = "`tandem train experts` makes such a folder"
-
-
-class ArtifactError(ValueError):
-    """A folder that is no usable artifact."""
+FOLDER = Folder(
+    CARD,
+    ARRAYS,
+    GRAMS,
+    {"format": FORMAT, "kind": KIND, "lexical": list(NAMES)},
+    "tandem train experts",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +173,6 @@ class Artifact:
 
 def write_artifact(folder: Path, card: Card, parts: Parts) -> None:
     """Make the folder, or replace what it holds: the arrays first, then the card."""
-    folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {}
     blocks: list[dict[str, Any]] = []
     vocabulary: list[str] = []
@@ -190,12 +188,8 @@ def write_artifact(folder: Path, card: Card, parts: Parts) -> None:
             vocabulary = sorted(block.vocabulary, key=block.vocabulary.__getitem__)
         blocks.append({"kind": kind, **scalars})
     arrays |= _shared(parts)
-    _write(folder / GRAMS, vocabulary)
-    contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    (folder / ARRAYS).write_bytes(save(contiguous))
     about = {"temperature": parts.categories.temperature, "neighbours": parts.familiar.neighbours}
-    stated = {"format": FORMAT, "kind": KIND, "lexical": list(NAMES), "blocks": blocks, **about}
-    _write(folder / CARD, stated | asdict(card), indent=2)
+    FOLDER.write(folder, {"blocks": blocks, **about, **asdict(card)}, arrays, vocabulary)
 
 
 def _fields(block: Block) -> list[tuple[str, Any]]:
@@ -206,8 +200,8 @@ def _fields(block: Block) -> list[tuple[str, Any]]:
 def _shared(parts: Parts) -> dict[str, Any]:
     arrays = {
         "directions": parts.directions,
-        **_units("directions", parts.direction_units),
-        **_units("lexical", parts.lexical_units),
+        **arrays_of("directions", parts.direction_units),
+        **arrays_of("lexical", parts.lexical_units),
         "categories.columns": parts.categories.columns,
         "categories.weights": parts.categories.weights,
         "categories.offset": parts.categories.offset,
@@ -219,16 +213,8 @@ def _shared(parts: Parts) -> dict[str, Any]:
         "prompts": parts.prompts,
     }
     if parts.prior_units is not None:
-        arrays |= _units("prior", parts.prior_units)
+        arrays |= arrays_of("prior", parts.prior_units)
     return arrays
-
-
-def _units(name: str, of: Units) -> dict[str, Any]:
-    return {f"{name}.centre": of.centre, f"{name}.spread": of.spread}
-
-
-def _write(path: Path, value: Any, indent: int | None = None) -> None:
-    path.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 # -------------------------------------------------------------------------------------- reading
@@ -236,38 +222,16 @@ def _write(path: Path, value: Any, indent: int | None = None) -> None:
 
 def read_artifact(folder: Path) -> Artifact:
     """The artifact in a folder. Raises ArtifactError where it is none, or its parts disagree."""
+    content = FOLDER.read(folder)
     try:
-        text = (folder / CARD).read_text(encoding="utf-8")
-        stored = (folder / ARRAYS).read_bytes()
-        stated = json.loads(text)
-        vocabulary = json.loads((folder / GRAMS).read_text(encoding="utf-8"))
-        arrays = load_file(folder / ARRAYS)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ArtifactError(f"{error.filename or folder}: {reason}; {_HINT}") from error
-    except (ValueError, SafetensorError) as error:
-        raise ArtifactError(f"a file in {folder} is damaged: {error}; {_HINT}") from error
-    for name, value in (("format", FORMAT), ("kind", KIND), ("lexical", list(NAMES))):
-        found = stated.get(name) if isinstance(stated, dict) else None
-        if found != value:
-            raise ArtifactError(
-                f"{folder}: {name} is {found!r}, and this version of Tandem reads {value!r}; "
-                "train it anew"
-            )
-    digest = hashlib.sha256(text.encode() + stored).hexdigest()[:16]
-    try:
-        card = _card(stated)
+        card = _card(content.card)
         _check(card)
-        return Artifact(card, _parts(stated, arrays, vocabulary, card), digest)
+        parts = _parts(content.card, content.arrays, content.further, card)
     except KeyError as error:
-        raise misfit(folder, f"{error.args[0]} is missing") from error
+        raise FOLDER.misfit(folder, f"{error.args[0]} is missing") from error
     except (TypeError, ValueError, IndexError, AttributeError) as error:
-        raise misfit(folder, str(error)) from error
-
-
-def misfit(folder: Path, why: str) -> ArtifactError:
-    """The files of a folder are whole, and not of one artifact."""
-    return ArtifactError(f"the files in {folder} do not fit together: {why}; {_HINT}")
+        raise FOLDER.misfit(folder, str(error)) from error
+    return Artifact(card, parts, content.fingerprint)
 
 
 def _check(card: Card) -> None:
@@ -328,14 +292,11 @@ def _parts(
     if predicted.shape != actual.shape or predicted.shape[1:] != (len(card.experts),):
         raise ValueError("the reference rows are of other experts")
 
-    def units(name: str) -> Units:
-        return Units(arrays[f"{name}.centre"], arrays[f"{name}.spread"])
-
     return Parts(
         arrays["directions"],
-        units("directions"),
-        units("lexical"),
-        units("prior") if card.prior else None,
+        units_of("directions", arrays),
+        units_of("lexical", arrays),
+        units_of("prior", arrays) if card.prior else None,
         categories,
         blend,
         Familiar(arrays["familiar.points"].astype(np.float32), int(stated["neighbours"])),

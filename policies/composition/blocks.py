@@ -234,11 +234,19 @@ class Categories:
 
     def probabilities(self, features: Features) -> Floats:
         """[asks, categories], rows that sum to 1."""
-        dense = features.dense[:, self.columns]
-        logits = (dense @ self.weights + self.offset) / self.temperature
-        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-        likely: Floats = raised / raised.sum(axis=1, keepdims=True)
-        return likely
+        return softmax(self.outputs(features) / self.temperature)
+
+    def outputs(self, features: Features) -> Floats:
+        """As `Block`, before the temperature, [asks, categories]."""
+        outputs: Floats = features.dense[:, self.columns] @ self.weights + self.offset
+        return outputs
+
+
+def softmax(logits: Floats) -> Floats:
+    """Probabilities that have these logits, row by row."""
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    likely: Floats = raised / raised.sum(axis=1, keepdims=True)
+    return likely
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from policies.composition.artifact import (
+    FOLDER,
     Artifact,
-    ArtifactError,
     Embedding,
     PriorUsed,
-    misfit,
     read_artifact,
 )
 from policies.composition.ask import Ask
 from policies.composition.embedder import EmbedderError, LocalEmbedder, minilm
+from policies.composition.folder import ArtifactError
 from policies.composition.judge import Judge
 from policies.composition.memory import Vectors, spelled
 from policies.composition.prior import Prior, hashed, shipped
@@ -38,7 +38,7 @@ def opened(folder: Path, *, remote: bool) -> tuple[Artifact, Judge]:
         artifact = read_artifact(folder)
     except ArtifactError as error:
         raise ValueError(f"artifact: {error}") from None
-    local = _local(artifact.card.embedding, remote=remote)
+    local = local_embedder(artifact.card.embedding, remote=remote)
     used = artifact.card.prior
     prior = None if used is None else _prior(used)
     parts = artifact.parts
@@ -48,13 +48,13 @@ def opened(folder: Path, *, remote: bool) -> tuple[Artifact, Judge]:
         parts.categories,
         parts.blend,
         parts.familiar,
-        Vectors(_tokens(local) if local else spelled),
+        Vectors(tokens_of(local) if local else spelled),
     )
     _try(folder, judge, remote=remote)
     return artifact, judge
 
 
-def _local(wanted: Embedding | None, *, remote: bool) -> LocalEmbedder | None:
+def local_embedder(wanted: Embedding | None, *, remote: bool) -> LocalEmbedder | None:
     """The embedder that ships, if that is the one that is wanted; None if none is wanted here."""
     if wanted is None:
         if remote:
@@ -81,7 +81,7 @@ def _local(wanted: Embedding | None, *, remote: bool) -> LocalEmbedder | None:
     return local
 
 
-def _tokens(embedder: LocalEmbedder) -> Callable[[str], bytes]:
+def tokens_of(embedder: LocalEmbedder) -> Callable[[str], bytes]:
     """What the embedder reads of a text: the tokens of its beginning."""
     return lambda text: embedder.tokens(text).tobytes()
 
@@ -122,6 +122,6 @@ def _try(folder: Path, judge: Judge, *, remote: bool) -> None:
             judge.learn([TRIAL.text], np.eye(1, judge.reading.layout.embedding).tolist())
         judged = judge.judge_all([TRIAL])[0]
     except (ValueError, IndexError) as error:
-        raise ValueError(f"artifact: {misfit(folder, str(error))}") from None
+        raise ValueError(f"artifact: {FOLDER.misfit(folder, str(error))}") from None
     if not np.isfinite([judged.confidence, judged.similarity, *judged.quality]).all():
-        raise ValueError(f"artifact: {misfit(folder, 'its arrays are not finite')}")
+        raise ValueError(f"artifact: {FOLDER.misfit(folder, 'its arrays are not finite')}")

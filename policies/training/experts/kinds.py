@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -147,31 +148,41 @@ def classified(
             part = _fitted(features.rows(rest), columns, kinds.of_rows[rest], names)
             unseen[fold] = part.probabilities(features.rows(fold))
     logs = np.log(np.maximum(unseen, 1e-12))
-    temperature = _temperature(logs, kinds.of_rows)
-    raised = np.exp(logs / temperature - (logs / temperature).max(axis=1, keepdims=True))
+    heat = temperature(logs, kinds.of_rows)
     whole = _fitted(features, columns, kinds.of_rows, names)
-    honest = raised / raised.sum(axis=1, keepdims=True)
-    return Classified(replace(whole, temperature=temperature), honest)
+    return Classified(replace(whole, temperature=heat), tempered(logs, heat))
 
 
 def _fitted(
     features: Features, columns: Columns, of_rows: Indices, names: tuple[str, ...]
 ) -> Categories:
-    weights = np.zeros((len(columns), len(names)), np.float32)
-    offset = np.full(len(names), -30.0, np.float32)  # a category that is not there: impossible
+    scale = _scale(features, columns)
+    rows = features.dense[:, columns] * scale
+    weights, offset = logistic(rows, of_rows, len(names), PENALTY)
+    return Categories(names, columns, weights * scale[:, None], offset, 1.0)
+
+
+def logistic(
+    rows: Any, of_rows: Indices, count: int, penalty: float
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """A multinomial logistic regression of `rows` [rows, columns], sparse or not, to `count` kinds.
+
+    Its weights [columns, kinds] and offsets [kinds]; a kind that no row is of is impossible.
+    """
+    weights = np.zeros((rows.shape[1], count), np.float32)
+    offset = np.full(count, -30.0, np.float32)
     present = np.unique(of_rows)
     if len(present) == 1:
         offset[present[0]] = 0.0
-    else:
-        model = LogisticRegression(C=1 / PENALTY, max_iter=300)
-        model.fit(features.dense[:, columns] * _scale(features, columns), of_rows)
-        coefficients, intercepts = model.coef_, model.intercept_
-        if len(present) == 2:  # scikit-learn tells two apart with one row
-            coefficients = np.vstack([-coefficients[0], coefficients[0]]) / 2
-            intercepts = np.array([-intercepts[0], intercepts[0]]) / 2
-        weights[:, present] = (coefficients * _scale(features, columns)).T
-        offset[present] = intercepts
-    return Categories(names, columns, weights, offset, 1.0)
+        return weights, offset
+    model = LogisticRegression(C=1 / penalty, max_iter=300).fit(rows, of_rows)
+    coefficients, intercepts = model.coef_, model.intercept_
+    if len(present) == 2:  # scikit-learn tells two apart with one row
+        coefficients = np.vstack([-coefficients[0], coefficients[0]]) / 2
+        intercepts = np.array([-intercepts[0], intercepts[0]]) / 2
+    weights[:, present] = coefficients.T
+    offset[present] = intercepts
+    return weights, offset
 
 
 def _scale(features: Features, columns: Columns) -> npt.NDArray[np.float32]:
@@ -183,8 +194,10 @@ def _scale(features: Features, columns: Columns) -> npt.NDArray[np.float32]:
     return scaled
 
 
-def _temperature(logs: Reals, of_rows: Indices) -> float:
-    """Where the rows unseen are least surprising."""
+def temperature(logs: Reals, of_rows: Indices) -> float:
+    """The temperature at which rows are least surprising, given log probabilities [rows, kinds]
+    of models that had not seen them.
+    """
 
     def surprise(log_temperature: float) -> float:
         scaled = logs / np.exp(log_temperature)
@@ -194,3 +207,10 @@ def _temperature(logs: Reals, of_rows: Indices) -> float:
 
     best = minimize_scalar(surprise, bounds=(-2.0, 2.0), method="bounded")
     return float(np.exp(best.x))
+
+
+def tempered(logs: Reals, heat: float) -> Reals:
+    """Probabilities [rows, kinds] at this temperature, given their logarithms."""
+    raised = np.exp(logs / heat - (logs / heat).max(axis=1, keepdims=True))
+    whole: Reals = raised / raised.sum(axis=1, keepdims=True)
+    return whole

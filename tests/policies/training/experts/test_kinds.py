@@ -11,7 +11,7 @@ from policies.training.experts.blending import folds_of
 from policies.training.experts.fit import Reals
 from policies.training.experts.kinds import (
     Kinds,
-    _temperature,
+    temperature,
     classified,
     found,
     given,
@@ -131,8 +131,8 @@ def test_a_temperature_undoes_too_much_confidence() -> None:
     logits = rng.normal(size=(4000, 3))
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     drawn = (rng.random((4000, 1)) > chances.cumsum(axis=1)).sum(axis=1)
-    assert _temperature(3 * logits, drawn) == pytest.approx(3, rel=0.15)
-    assert _temperature(logits / 2, drawn) == pytest.approx(0.5, rel=0.15)
+    assert temperature(3 * logits, drawn) == pytest.approx(3, rel=0.15)
+    assert temperature(logits / 2, drawn) == pytest.approx(0.5, rel=0.15)
 
 
 def test_one_category_is_certain() -> None:
