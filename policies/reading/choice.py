@@ -12,12 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
-__all__ = ["MARGIN", "Limits", "Option", "Reader", "Way", "in_order", "options"]
+from policies.reading.documents import Way
 
-Way: TypeAlias = Literal["passages", "whole"]
-"""How a document is read."""
+__all__ = ["MARGIN", "Limits", "Option", "Reader", "in_order", "options"]
 
 MARGIN = 1.15
 """Tokens are counted by the embedder's tokenizer, and models split text otherwise: room for that,

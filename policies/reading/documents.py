@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-__all__ = ["TASKS", "Document", "Passage", "Task", "digest"]
+__all__ = ["TASKS", "Document", "Passage", "Task", "Way", "digest"]
 
 Task: TypeAlias = Literal["location", "reasoning", "comp", "hallu"]
 """What is asked of a document (LaRA, arXiv 2502.09977, section 3.2): a fact that stands in one
@@ -19,6 +19,9 @@ place, a conclusion from it, a comparison of several places, or what it does not
 
 TASKS: tuple[Task, ...] = ("location", "reasoning", "comp", "hallu")
 """In the order in which arrays hold them."""
+
+Way: TypeAlias = Literal["passages", "whole"]
+"""How documents are read: a few passages that a search found, or all of them."""
 
 _DIGEST_BYTES = 16
 

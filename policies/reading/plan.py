@@ -15,13 +15,13 @@ from policies.composition.ask import LONGEST, Ask, said_in
 from policies.reading import prompts
 from policies.reading.choice import MARGIN, Limits, Option, Reader, in_order, options
 from policies.reading.corpus import Corpus
-from policies.reading.documents import TASKS, Passage, Task
+from policies.reading.documents import TASKS, Passage, Task, Way
 from policies.reading.found import Found, find
 from policies.reading.index import Embed, TooLarge
 from policies.reading.recipe import Recipe
 from policies.reading.search import Pool, candidates, ranked
 from policies.reading.shelf import Shelf
-from policies.reading.table import Table, Way
+from policies.reading.table import Table
 from policies.reading.tasks import TaskJudge
 from router.phrases import rewritten
 from router.steps import Request, Vectors

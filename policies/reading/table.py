@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from policies.reading.documents import TASKS
+from policies.reading.documents import TASKS, Way
 
 __all__ = [
     "STRENGTH",
@@ -28,14 +28,11 @@ __all__ = [
     "Known",
     "Outcome",
     "Table",
-    "Way",
     "published",
     "read_table",
     "stated",
 ]
 
-Way: TypeAlias = Literal["passages", "whole"]
-"""How documents are read: a few passages that a search found, or all of them."""
 Reals: TypeAlias = npt.NDArray[np.float64]
 
 WAYS: tuple[Way, ...] = ("passages", "whole")

@@ -12,8 +12,8 @@ import pytest
 
 from policies import TABLE
 from policies.context import Context, Reads
+from policies.reading.documents import Way
 from policies.reading.recipe import Recipe
-from policies.reading.table import Way
 from router.faults import Blame
 from router.fleet import Fleet, Price
 from router.references import build_policy
@@ -322,7 +322,7 @@ def test_a_comparison_is_not_asked_of_passages_first() -> None:
 def test_a_first_pass_that_fails_leaves_it_to_another_reader() -> None:
     broken = failed(attempt("small", "a:1"))
     played = routed_itself(WHERE, attempt("small", "a:1"), broken, DONE)
-    assert [note.reason for note in played.notes][0] == "reader_failed"
+    assert played.notes[0].reason == "reader_failed"
     assert played.routed[0].target == "large"
     own = failed(attempt("small", "a:1"), Blame.CLIENT)
     assert routed_itself(WHERE, attempt("small", "a:1"), own).ended == own

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.reading.choice import MARGIN, Limits, Option, Reader, Way, in_order, options
+from policies.reading.choice import MARGIN, Limits, Option, Reader, in_order, options
+from policies.reading.documents import Way
 
 SMALL = Reader("small", "small", 8_000, 0.1, 0.4, 2.0)
 LARGE = Reader("large", "large", 128_000, 1.0, 4.0, 30.0)

@@ -1,4 +1,4 @@
-"""The first pass: what is heard of it before it may be relayed, and where it goes on if it fails."""
+"""The first pass: what is heard of it before it may be relayed, and where it goes if it fails."""
 
 from __future__ import annotations
 
