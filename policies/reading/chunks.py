@@ -8,6 +8,7 @@ without a blank, grows with its square.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -39,16 +40,16 @@ def spans(text: str, longest: int, overlap: int = 0) -> list[Span]:
 
     if _HALF.search(text):
         text = _HALF.sub("\ufffd", text)
-    splitter = TextSplitter(longest, overlap=overlap)
+    splitter = TextSplitter(longest, overlap=overlap, trim=False)
     block = max(_LEAST, _AT_ONCE * longest)
     found: list[Span] = []
     start = 0
     while len(text) - start > block:
         here = _within(splitter, text[start : start + block], start)
         # The last piece is cut short by the block's end: it is made again with what follows.
-        found += here[:-1] or here
-        start = here[-1][0] if len(here) > 1 else start + block
-    return found + _within(splitter, text[start:], start)
+        found += here[:-1]
+        start = here[-1][0]
+    return [*_trimmed(text, found + _within(splitter, text[start:], start))]
 
 
 def _within(splitter: TextSplitter, text: str, offset: int) -> list[Span]:
@@ -56,3 +57,14 @@ def _within(splitter: TextSplitter, text: str, offset: int) -> list[Span]:
         (offset + start, offset + start + len(piece))
         for start, piece in splitter.chunk_indices(text)
     ]
+
+
+def _trimmed(text: str, found: Iterable[Span]) -> Iterator[Span]:
+    """Without the blanks around each, and without those that then hold nothing new."""
+    last = 0
+    for start, end in found:
+        piece = text[start:end]
+        begin, stop = end - len(piece.lstrip()), start + len(piece.rstrip())
+        if begin < stop and stop > last:
+            yield begin, stop
+            last = stop

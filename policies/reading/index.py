@@ -34,9 +34,9 @@ Halves: TypeAlias = npt.NDArray[np.float16]
 
 LARGEST = 32 << 20
 """Characters of all texts of an index together: some 7 million tokens of English."""
-WINDOW = 200
-"""Tokens of a window, at most and about. The embedder reads 254; a window of a document's denser
-parts has more tokens than the mean says."""
+WINDOW = 120
+"""Tokens of a window, at most and about: well below the 254 that the embedder reads, as a window of
+a document's denser parts has more than the mean says."""
 _DIMENSION = 384
 """Of the vectors that are reckoned with before any has come: the shipped embedder's."""
 _AT_ONCE = 8

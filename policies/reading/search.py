@@ -22,10 +22,8 @@ from policies.reading.recipe import Recipe
 from policies.reading.terms import terms
 from policies.reading.words import Integers
 
-__all__ = ["DENSE", "Hits", "Pool", "candidates", "ranked", "search"]
+__all__ = ["Hits", "Pool", "candidates", "ranked", "search"]
 
-DENSE = 0.6
-"""What vectors weigh beside the two scores by words, each in standard deviations."""
 _READ = 8192
 """Characters of an ask whose terms count; more is no question."""
 
@@ -40,9 +38,10 @@ class Hits:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The chunks among which a search chooses, best by words first.
+    """The chunks among which a search chooses: the recipe's pool, best by words first.
 
-    `chunks` and `scores` are [pool]; `words` is what `measures` has from words.
+    Of a `whole` index all others follow. `chunks` and `scores` are [pool]; `words` is what
+    `measures` has from words.
     """
 
     index: Index
@@ -63,9 +62,12 @@ class Pool:
 
 
 def search(index: Index, ask: str, recipe: Recipe, embed: Embed | None) -> Hits:
-    """The best passages for an ask; without `embed` by words alone."""
+    """The best passages for an ask; without `embed`, or where `recipe.dense` is 0, by words alone.
+
+    Raises what `embed` raises.
+    """
     pool = candidates(index, ask, recipe)
-    if embed is None:
+    if embed is None or not recipe.dense:
         return ranked(pool, None)
     if len(pool.unread):
         pool.learn(embed(pool.missing()))
@@ -82,7 +84,10 @@ def candidates(index: Index, ask: str, recipe: Recipe) -> Pool:
     if len(bm25):
         windows = np.maximum.reduceat(index.by_window.bm25(known), index.windows.first[:-1])
         scores = _standard(bm25) + _standard(windows)
-    chunks = _first(scores, len(scores) if index.whole else recipe.pool, bm25)
+    chunks = _first(scores, recipe.pool, bm25)
+    if index.whole:
+        others = np.setdiff1d(np.arange(len(scores), dtype=np.int32), chunks)
+        chunks = np.concatenate([chunks, others])
     unread = index.unread(_windows(index, chunks))
     words = of_words(index.by_chunk, index.by_window, numbers, bm25)
     return Pool(index, recipe, chunks, scores[chunks], words, unread)
@@ -94,22 +99,17 @@ def ranked(pool: Pool, ask: Floats | None) -> Hits:
     ValueError if there are windows in the pool that have no vectors.
     """
     if ask is None or not len(pool.chunks):
-        return Hits(_passages(pool, pool.scores, []), Measures(**pool.words))
-    cosines = _cosines(pool, ask)
-    scores = _standard(pool.scores) + DENSE * _standard(cosines)
-    seats = _order(cosines)[: pool.recipe.dense].tolist()
-    among = min(pool.recipe.pool, len(cosines))
-    signs = of_vectors(pool.chunks[:among], cosines[:among], len(pool.index.chunks))
-    return Hits(_passages(pool, scores, seats), Measures(**pool.words, **signs))
+        return Hits(_passages(pool, pool.scores), Measures(**pool.words))
+    cosines, recipe = _cosines(pool, ask), pool.recipe
+    scores = recipe.lexical * _standard(pool.scores) + recipe.dense * _standard(cosines)
+    looked = min(recipe.pool, len(cosines))
+    signs = of_vectors(pool.chunks[:looked], cosines[:looked], len(pool.index.chunks))
+    return Hits(_passages(pool, scores), Measures(**pool.words, **signs))
 
 
-def _passages(pool: Pool, scores: Floats, dense: list[int]) -> tuple[Passage, ...]:
-    """Seats first: the best by words and by vectors; the rest by both. Then all by both."""
-    order = _order(scores).tolist()
-    lexical = range(min(pool.recipe.lexical, len(order)))
-    seated = [*dict.fromkeys([*lexical, *dense, *order])]
-    taken = sorted(seated[: pool.recipe.keep], key=lambda at: (-scores[at], at))
-    return tuple(pool.index.passage(int(pool.chunks[at]), float(scores[at])) for at in taken)
+def _passages(pool: Pool, scores: Floats) -> tuple[Passage, ...]:
+    best = _order(scores)[: pool.recipe.keep]
+    return tuple(pool.index.passage(int(pool.chunks[at]), float(scores[at])) for at in best)
 
 
 def _cosines(pool: Pool, ask: Floats) -> Floats:
