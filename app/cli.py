@@ -104,7 +104,7 @@ def _judging(commands: Commands) -> None:
 
 
 def _measuring(commands: Commands) -> None:
-    from app.bench import embedder, experts, handoffs, overhead, pair, serving
+    from app.bench import embedder, experts, handoffs, overhead, pair, retrieval, serving
 
     benches = _group(commands, "bench", "measure the gateway, or policies on the embedded pair")
     about = "what the gateway itself costs"
@@ -113,6 +113,8 @@ def _measuring(commands: Commands) -> None:
     embedder.add_arguments(_command(benches, "embedder", about, embedder.main))
     about = "how long a decision among experts takes"
     experts.add_arguments(_command(benches, "experts", about, experts.main))
+    about = "how often a search in documents finds what answers, and how long it takes"
+    retrieval.add_arguments(_command(benches, "retrieval", about, retrieval.main))
     about = "what hand-offs between models cost"
     handoffs.add_arguments(_command(benches, "handoffs", about, handoffs.main))
     about = "tokens/s of a policy and of its large model"
