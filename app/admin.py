@@ -20,7 +20,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from app.admin_guard import FORMS, AdminError, authorise, read_document
+from app.admin_corpora import corpora_routes
+from app.admin_guard import FORMS, AdminError, authorise, expected_etags, read_document
 from app.admin_models import (
     BackendsView,
     CheckView,
@@ -100,6 +101,7 @@ def _routes() -> APIRouter:
         "/feedback", post_feedback, methods=post, status_code=202, tags=["feedback"],
         openapi_extra=_FEEDBACK,
     )  # fmt: skip
+    routes.include_router(corpora_routes())
     return routes
 
 
@@ -161,7 +163,7 @@ async def put_config(
     if if_match is None:
         raise AdminError(428, "if_match_required", "send If-Match: the ETag you read, or *")
     text, form = await read_document(request)
-    revision = await revisions.replace(text, form, _expected(if_match))
+    revision = await revisions.replace(text, form, expected_etags(if_match))
     return _swapped(revision, revisions, response)
 
 
@@ -187,7 +189,7 @@ async def put_policy(
     block = decode(text, form, "the policy")
     if block.problems:
         raise ConfigError("the policy", block.problems)
-    revision = await revisions.replace_policy(name, block.tree, _expected(if_match))
+    revision = await revisions.replace_policy(name, block.tree, expected_etags(if_match))
     return _swapped(revision, revisions, response)
 
 
@@ -195,7 +197,7 @@ async def delete_policy(
     name: str, response: Response, revisions: Active, if_match: IfMatch = None
 ) -> RevisionView:
     """Remove one policy; refused while anything refers to it."""
-    revision = await revisions.remove_policy(name, _expected(if_match))
+    revision = await revisions.remove_policy(name, expected_etags(if_match))
     return _swapped(revision, revisions, response)
 
 
@@ -216,7 +218,7 @@ async def activate_revision(
     number: int, response: Response, revisions: Active, if_match: IfMatch = None
 ) -> RevisionView:
     """Serve what this revision said, as a new revision: a rollback can be rolled back."""
-    revision = await revisions.activate(number, _expected(if_match))
+    revision = await revisions.activate(number, expected_etags(if_match))
     return _swapped(revision, revisions, response)
 
 
@@ -241,14 +243,6 @@ async def post_feedback(request: Request) -> FeedbackView:
     if not decisions.feedback([(one.id, one.score) for one in several]):
         raise AdminError(503, "busy", "the log is behind with its lines: send it again later")
     return FeedbackView(taken=len(several))
-
-
-def _expected(if_match: str | None) -> frozenset[str] | None:
-    """The etags that `If-Match` names, None for any. Weak ones never match (RFC 9110, 13.1.1)."""
-    if if_match is None or if_match.strip() == "*":
-        return None
-    tags = (tag.strip() for tag in if_match.split(","))
-    return frozenset(tag[1:-1] for tag in tags if len(tag) > 1 and tag[0] == tag[-1] == '"')
 
 
 def _swapped(revision: Revision, revisions: Revisions, response: Response) -> RevisionView:

@@ -102,3 +102,11 @@ async def read_document(request: Request) -> tuple[str, Form]:
         return body.decode(), FORMS[kind]
     except UnicodeDecodeError:
         raise AdminError(415, "unknown_notation", "a document is written in UTF-8") from None
+
+
+def expected_etags(if_match: str | None) -> frozenset[str] | None:
+    """The etags that `If-Match` names, None for any. Weak ones never match (RFC 9110, 13.1.1)."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    tags = (tag.strip() for tag in if_match.split(","))
+    return frozenset(tag[1:-1] for tag in tags if len(tag) > 1 and tag[0] == tag[-1] == '"')

@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serving(commands: Commands) -> None:
-    from app import chat
+    from app import chat, corpus
 
     serve = _command(commands, "serve", "run the gateway", _serve)
     serve.add_argument(
@@ -60,6 +60,14 @@ def _serving(commands: Commands) -> None:
     chat.add_arguments(
         _command(commands, "chat", "talk to a gateway, and see which model wrote what", chat.main)
     )
+    corpora = _group(commands, "corpus", "documents that are kept with the gateway")
+    for action, about in {
+        "add": "make a corpus of files, or add files to one",
+        "list": "the corpora that there are",
+        "show": "the documents of a corpus",
+        "remove": "remove a corpus, or one of its documents",
+    }.items():
+        corpus.add_arguments(_command(corpora, action, about, corpus.main), action)
     keys = _group(commands, "keys", "make API keys")
     new = _command(keys, "new", "make a key and its entry for the keys file", _new_key)
     new.add_argument("name", metavar="NAME", help="what the log calls the key")

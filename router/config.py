@@ -31,6 +31,7 @@ from router.sections import (
     FROZEN,
     AdminConfig,
     BreakerConfig,
+    CorporaConfig,
     DecisionsConfig,
     HealthConfig,
     KeysConfig,
@@ -76,6 +77,7 @@ class Config(Section):
     breaker: BreakerConfig = BreakerConfig()
     log: LogConfig | None = None
     decisions: DecisionsConfig | None = None
+    corpora: CorporaConfig = CorporaConfig()
 
 
 # ------------------------------------------------------------------------------------ the document

@@ -221,3 +221,14 @@ class DecisionsConfig(Section):
     """The part of the requests that is logged, drawn request by request."""
     prompts: bool = True
     """Whether a line holds the request's body, without which no other policy can be scored."""
+
+
+class CorporaConfig(Section):
+    """Documents that are kept with the gateway, for policies that answer from them."""
+
+    folder: Text = "corpora"
+    """Where corpora are kept, relative to the directory that Tandem is started in."""
+    import_from: Text | None = None
+    """A folder below which the admin API may read files on this machine; without it, none."""
+    limit_mb: Megabytes = 64.0
+    """Most text of one corpus, and the largest upload, in MiB."""

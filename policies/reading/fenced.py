@@ -24,9 +24,11 @@ PROSE = frozenset({
     "", "text", "txt", "plain", "plaintext", "markdown", "md", "document", "article", "csv", "tsv",
 })  # fmt: skip
 """What may stand behind the marks of a fence around a document."""
-_TICKS = re.compile(r"^[ ]{0,3}(?P<marks>`{3,}|~{3,})[ \t]*(?P<info>[^\n`]{0,80})$", re.MULTILINE)
+_TICKS = re.compile(
+    r"^[ ]{0,3}(?P<marks>`{3,40}|~{3,40})[ \t]{0,8}(?P<info>[^\n`]{0,80})$", re.MULTILINE
+)
 _QUOTES = re.compile(r'"{3}')
-_RULER = re.compile(r"^[ ]{0,3}(?:-{3,80}|={3,80})[ \t]*\r?$", re.MULTILINE)
+_RULER = re.compile(r"^[ ]{0,3}(?:-{3,80}|={3,80})[ \t]{0,80}\r?$", re.MULTILINE)
 _PARAGRAPH = re.compile(r"\n[ \t\r]*\n")
 _MARKED = re.compile(r"\s*(?:question|query|q|task|instructions?)\s{0,2}[:\uff1a]", re.IGNORECASE)
 _MARKED_LINE = re.compile(r"^(?:question|q)[ ]{0,2}[:\uff1a]", re.IGNORECASE | re.MULTILINE)

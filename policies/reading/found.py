@@ -21,7 +21,7 @@ from policies.reading.documents import Document
 from policies.reading.fenced import LONGEST_ASK, Unclear, fenced_in, is_code, parted
 from policies.reading.files import Filed, Unread, documents_in, file_in
 from policies.reading.places import Path, Piece, pieces_of
-from policies.reading.tagged import OTHERS, PLAIN, Region, Span, bare, regions_in, unclosed
+from policies.reading.tagged import OTHERS, PLAIN, Region, Span, bare, regions_in
 from router.steps import Surface
 
 READ = frozenset({Surface.CHAT, Surface.COMPLETIONS, Surface.RESPONSES, Surface.MESSAGES})
@@ -169,13 +169,11 @@ class _Search:
                 self.how.append("file parts")
             return None
         names = (*PLAIN, *OTHERS) if piece.role == "user" else PLAIN
-        if regions := regions_in(piece.text, self._least, names):
-            self._take(piece, regions, "tags")
-        if piece.role != "user":
-            return None
-        if unclosed(piece.text, regions[-1].end if regions else 0, self._least):
+        regions = regions_in(piece.text, self._least, names)
+        if regions is None and piece.role == "user":
             return "a tag opens a document and nothing closes it"
-        if regions or len(piece.text) < self._least:
+        self._take(piece, regions or (), "tags")
+        if regions or piece.role != "user" or len(piece.text) < self._least:
             return None
         start, end = bare(piece.text)
         fenced = fenced_in(piece.text[start:end], self._least)

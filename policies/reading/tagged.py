@@ -25,9 +25,10 @@ OTHERS = (
 HOLDERS = {"documents": PLAIN, "docs": PLAIN, "files": ("file",), "papers": ("paper",)}
 """Tags around several documents; with no such tag inside they hold one."""
 _NAMES = "|".join([*HOLDERS, *PLAIN, *OTHERS])
-_WRAPPED = re.compile(rf"<({'|'.join(map(re.escape, NOISE))})(?:\s[^<>]*)?>", re.IGNORECASE)
+_BEGIN = "".join(sorted({name[0] for name in (*HOLDERS, *PLAIN, *OTHERS)}))
+_WRAPPED = re.compile(rf"<({'|'.join(map(re.escape, NOISE))})(?:\s[^<>]{0, 1000})?>", re.IGNORECASE)
 _TAG = re.compile(
-    rf"<(?P<close>/?)(?P<name>{_NAMES})(?:[ _-]?(?P<number>\d{{1,6}}))?"
+    rf"<(?=[/{_BEGIN}])(?P<close>/?)(?P<name>{_NAMES})(?:[ _-]?(?P<number>\d{{1,6}}))?"
     r"(?P<told>[\s:=][^<>]{0,1000})?>"
     r"|\[(?P<ends>/|end (?:of )?)?(?P<word>document|doc|context|file|paper|article)"
     r"(?:[ _#-]{1,2}(?P<count>\d{1,6}))?(?P<title>[:\s][^\[\]\n]{0,200})?\]",
@@ -40,6 +41,8 @@ _HEAD = re.compile(r"\s*<(source|title|name|filename|url)>([^<]{0,1000})</\1>", 
 _BODY = re.compile(r"\s*<(document_contents?|contents?|body)>", re.IGNORECASE)
 _MOST = 200
 """Characters of an id or a title."""
+_STRETCH, _LONGEST = 1 << 20, 1100
+"""Characters that are searched at a time, and more than a tag may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +88,13 @@ class _Tag:
     number: str
 
 
-def regions_in(text: str, least: int, names: Sequence[str] = (*PLAIN, *OTHERS)) -> list[Region]:
-    """The regions of a text, in order. Of tags outside `PLAIN` those with `least` characters."""
+def regions_in(
+    text: str, least: int, names: Sequence[str] = (*PLAIN, *OTHERS)
+) -> list[Region] | None:
+    """The regions of a text, in order. Of tags outside `PLAIN` those with `least` characters.
+
+    None where behind the last one a plain tag opens `least` characters that nothing closes.
+    """
     tags = list(_tags(text))
     closed = {tag.kind: tag for tag in tags if tag.closes}
     allowed = {*names, *HOLDERS}
@@ -106,16 +114,8 @@ def regions_in(text: str, least: int, names: Sequence[str] = (*PLAIN, *OTHERS)) 
             continue
         found.append(region)
         at = region.end
-    return found
-
-
-def unclosed(text: str, after: int, least: int) -> bool:
-    """Whether a plain tag opens behind `after` and holds `least` characters that nothing closes."""
-    opened = (
-        tag for tag in _tags(text) if tag.start >= after and not tag.closes and tag.kind in PLAIN
-    )
-    first = next(opened, None)
-    return first is not None and len(text) - first.end >= least
+    opened = (tag.end for tag in tags if tag.start >= at and not tag.closes and tag.kind in PLAIN)
+    return None if len(text) - next(opened, len(text)) >= least else found
 
 
 def _region(text: str, tags: Sequence[_Tag], first: _Tag, end: _Tag) -> Region:
@@ -172,12 +172,9 @@ def _unfolded(text: str, span: Span) -> Span:
 
 def stripped(text: str, span: Span) -> Span:
     """Without white space around it."""
-    start, end = span.start, span.end
-    while start < end and text[start].isspace():
-        start += 1
-    while start < end and text[end - 1].isspace():
-        end -= 1
-    return replace(span, start=start, end=end)
+    inside = text[span.start : span.end].rstrip()
+    blank = len(inside) - len(inside.lstrip())
+    return replace(span, start=span.start + blank, end=span.start + len(inside))
 
 
 def _first(told: dict[str, str], names: Sequence[str]) -> str:
@@ -206,22 +203,35 @@ def bare(text: str) -> tuple[int, int]:
 def _noise(text: str) -> Iterator[tuple[int, int]]:
     """What harnesses wrap, with its tags; what is not closed is none."""
     endless: set[str] = set()
-    at = 0
-    while found := _WRAPPED.search(text, at):
-        at = found.end()
-        end = -1 if found[1] in endless else text.find(f"</{found[1]}>", at)
+    last = 0
+    for found in _hits(_WRAPPED, text):
+        if found.start() < last or found[1] in endless:
+            continue
+        closed = f"</{found[1]}>"
+        end = text.find(closed, found.end())
         if end < 0:
             endless.add(found[1])
         else:
-            at = end + len(found[1]) + 3
-            yield found.start(), at
+            last = end + len(closed)
+            yield found.start(), last
+
+
+def _hits(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+    """The matches of a pattern, searched a stretch at a time: a search lets no other thread run."""
+    at = 0
+    while at < len(text):
+        until = at + _STRETCH
+        while found := pattern.search(text, at, until):
+            yield found
+            at = found.end()
+        at = max(at, until - _LONGEST) if until < len(text) else len(text)
 
 
 def _tags(text: str) -> Iterator[_Tag]:
     """The tags of a text outside of what harnesses wrap, in order."""
     noise = _noise(text)
     first, last = next(noise, (len(text), len(text)))
-    for found in _TAG.finditer(text):
+    for found in _hits(_TAG, text):
         while found.start() >= last < len(text):
             first, last = next(noise, (len(text), len(text)))
         if found.start() >= first:
