@@ -11,11 +11,11 @@ from policies.training.experts.blending import folds_of
 from policies.training.experts.fit import Reals
 from policies.training.experts.kinds import (
     Kinds,
-    temperature,
     classified,
     found,
     given,
     several,
+    temperature,
 )
 from policies.training.experts.recipe import Recipe
 from policies.training.experts.worth import calibration_error
