@@ -28,6 +28,8 @@ from policies.composition.memory import Vectors, spelled
 from policies.composition.opening import local_embedder, tokens_of
 from policies.composition.prior import Hashes, hashed
 from policies.reading.documents import TASKS
+from policies.reading.measures import NAMES as MEASURED
+from policies.reading.measures import Measures
 from policies.reading.table import Table, read_table, stated
 from policies.reading.tasks import Head, Phrases, TaskJudge
 
@@ -125,7 +127,7 @@ def opened(name: str | Path) -> tuple[Artifact, TaskJudge]:
     artifact = read_artifact(folder)
     try:
         judge = artifact.judge()
-        likely = [judge.judge(TRIAL), judge.judge(TRIAL, [0.0] * len(artifact.card.measures))]
+        likely = [judge.judge(TRIAL), judge.judge(TRIAL, Measures(dense=1.0))]
     except (IndexError, TypeError) as error:
         raise FOLDER.misfit(folder, str(error)) from error
     if not np.isfinite(likely).all():
@@ -211,6 +213,8 @@ def _parts(
     alone, measured = heads["alone"], heads.get("measured")
     if (measured is None) == bool(card.measures):
         raise ValueError("measures and the head that reads them: one is there, the other is not")
+    if strange := set(card.measures) - set(MEASURED):
+        raise ValueError(f"nobody measures {min(strange)} here")
     measures = None if measured is None else units_of("measures", arrays)
     if measures is not None and measures.centre.shape != (len(card.measures),):
         raise ValueError("there are units of other measures than the card names")

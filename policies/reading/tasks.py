@@ -21,9 +21,13 @@ from policies.composition.blocks import Categories, Grams, softmax, tfidf
 from policies.composition.features import Features, Reading, Units
 from policies.composition.lexical import Floats
 from policies.composition.memory import Vectors, spelled
+from policies.reading.measures import Measures
 from policies.reading.wording import FRAMES, WORDS, frame, ngrams, tokens
 
 __all__ = ["Head", "Phrases", "Question", "TaskJudge", "worded"]
+
+DENSE = "cosine"
+"""A measure that only a search with vectors has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ class TaskJudge:
     """Says how likely each task is. Safe to use from many threads.
 
     `fingerprint` is its artifact's. `alone` reads the question, `measured` the measures of a search
-    beside it (in `units`, called `measures`, in this order); None where none was trained.
+    beside it (those called `measures`, in `units`); None where none was trained.
     """
 
     fingerprint: str
@@ -114,23 +118,26 @@ class TaskJudge:
     measures: tuple[str, ...] = ()
     vectors: Vectors = field(default_factory=lambda: Vectors(spelled), compare=False, repr=False)
 
-    def judge(self, ask: Ask, measures: Sequence[float] | None = None) -> tuple[float, ...]:
+    def judge(self, ask: Ask, measures: Measures | None = None) -> tuple[float, ...]:
         """The probability of each of `TASKS` for one ask; they sum to 1.
 
-        `measures` are those of `policies.reading.measures`, in the order of its names; without
-        them, or where the artifact was trained without, the question alone is judged. Raises
-        ValueError for another number of measures than it was trained with.
+        `measures` are those of a search for it. Without them the question alone is judged, and so
+        it is where the artifact was trained without, or with vectors that this search had not.
         """
-        found = None if measures is None else np.array([measures], np.float32)
+        found = None
+        if measures is not None and (measures.dense or DENSE not in self.measures):
+            found = np.array([self.row(measures)], np.float32)
         return tuple(self.probabilities([ask], found)[0].tolist())
 
+    def row(self, measures: Measures) -> list[float]:
+        """What is read of a search's measures, in the order of `measures`."""
+        return [getattr(measures, name) for name in self.measures]
+
     def probabilities(self, asks: Sequence[Ask], measures: Floats | None = None) -> Floats:
-        """As `judge`, of many: [asks, tasks]; `measures` [asks, measures]."""
+        """As `judge`, of many: [asks, tasks]; `measures` [asks, measures] are rows of `row`."""
         asked = self.question(asks)
         if measures is None or self.measured is None or self.units is None:
             return self.alone.probabilities(asked)
-        if measures.shape != (len(asks), len(self.measures)):
-            raise ValueError(f"{measures.shape[-1]} measures, and it knows {len(self.measures)}")
         return self.measured.probabilities(asked.beside(self.units.of(measures)))
 
     def question(self, asks: Sequence[Ask]) -> Question:

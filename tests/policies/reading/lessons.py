@@ -11,7 +11,7 @@ from policies.training.context.recipe import Recipe
 from policies.training.context.rows import Asked
 
 QUICK = Recipe(folds=3)
-MEASURES = ("absent", "covered", "spread")
+MEASURES = ("absent", "coverage", "spread")
 _NAMES = ("Anna", "Borneo", "Cepton", "Darwin", "Elba", "Fathom", "Genoa", "Hapi", "Ivan", "Jena")
 _FORMS: dict[Task, str] = {
     "location": "What is the number of ships that {} had in {}?",

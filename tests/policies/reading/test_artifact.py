@@ -66,7 +66,8 @@ Spoil = Callable[[dict[str, object]], object]
         (lambda card: card.update(tasks=["a"]), r"tasks is \['a'\]"),
         (lambda card: card.pop("table"), "do not fit together: table is missing"),
         (lambda card: card.update(measures=[]), "measures and the head that reads them"),
-        (lambda card: card.update(measures=["one"]), "units of other measures"),
+        (lambda card: card.update(measures=["absent"]), "units of other measures"),
+        (lambda card: card.update(measures=["a", *MEASURES[1:]]), "nobody measures a here"),
         (lambda card: card.update(own=["a", "b"]), "own.1 is missing"),
         (lambda card: card.update(temperatures={}), "alone is missing"),
         (
