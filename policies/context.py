@@ -28,7 +28,7 @@ from policies.reading.found import READ, Found
 from policies.reading.plan import Plan, Planner
 from policies.reading.recipe import Recipe
 from policies.reading.search import Pool
-from policies.reading.shelf import MEGABYTES, shared
+from policies.reading.shelf import MEGABYTES, Shelf, shared
 from router.fleet import Fleet
 from router.phrases import Phrase, close, compute, embed, note, relay, render, route
 from router.steps import (
@@ -123,11 +123,17 @@ class Context:
             local = minilm() if self.dense and self.embedder is None else None
         except EmbedderError as error:
             raise ValueError(f"dense: {error}") from None
-        vectors = self.embedder or (local.fingerprint if local else "words")
+        # A backend is asked for what an index does not hold yet. So that a policy that is built anew
+        # asks the same again, its vectors are its own.
+        shelf = (
+            Shelf(self.memory_mb)
+            if self.embedder
+            else shared(self.memory_mb, local.fingerprint if local else "words")
+        )
         planner = Planner(
             judge=judge,
             table=artifact.table,
-            shelf=shared(self.memory_mb, vectors),
+            shelf=shelf,
             recipe=self.search,
             limits=Limits(self.max_tokens, self.max_usd),
             least=self.least,
@@ -150,7 +156,7 @@ class Context:
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}: must not be negative")
         for name in ("least", "max_tokens", "memory_mb"):
-            if not (getattr(self, name) or 1) > 0:
+            if (stated := getattr(self, name)) is not None and stated <= 0:
                 raise ValueError(f"{name}: must be above 0")
         if self.keep_refusal is not None and self.way != "self_route":
             raise ValueError("keep_refusal: only where way is self_route")
@@ -176,15 +182,15 @@ class Context:
         """Let a reader answer from passages or from the whole."""
         if (why := self._nothing_in(request)) is not None:
             return (yield from self._pass_on(request, why))
-        found = yield from compute(self._planner.find, request)
+        found = yield from compute(Planner.find, self._planner, request)
         if isinstance(found, str):
             return (yield from self._pass_on(request, found))
-        pool = yield from compute(self._planner.look, found)
+        pool = yield from compute(Planner.look, self._planner, found)
         if isinstance(pool, str):
             return (yield from self._pass_on(request, pool))
         vectors = yield from self._vectors(request, found, pool)
         readers = [self._reader(name, fleet) for name in self.readers]
-        plan = yield from compute(self._planner.plan, found, pool, readers, vectors)
+        plan = yield from compute(Planner.plan, self._planner, found, pool, readers, vectors)
         if self.way == "self_route" and plan.task != "comp":
             return (yield from self._self_route(request, plan, fleet))
         return (yield from self._read(request, plan, self._wanted(plan)))
@@ -208,7 +214,7 @@ class Context:
         """
         if self.embedder is None:
             return None
-        texts = yield from compute(pool.missing)
+        texts = yield from compute(Pool.missing, pool)
         vectors = yield from embed(self.embedder, request, (*texts, found.ask))
         return None if isinstance(vectors, Failed) else vectors
 
@@ -247,7 +253,7 @@ class Context:
             target = option.reader.target
             if target in failed:
                 continue
-            written = yield from compute(self._planner.write, plan, option.way, request)
+            written = yield from compute(Planner.write, self._planner, plan, option.way, request)
             if not (yield from self._fits(plan, option, written)):
                 continue
             cited = plan.cited if option.way == "passages" else ()
@@ -277,7 +283,7 @@ class Context:
         longest = max(readers, key=lambda reader: (reader.healthy, reader.window or 0))
         if self.cut and longest.window:
             room = min(longest.window, self.max_tokens or longest.window)
-            written, missing = yield from compute(self._planner.cut, plan, room, request)
+            written, missing = yield from compute(Planner.cut, self._planner, plan, room, request)
             told = f"{missing} of {plan.found.characters} characters left out of the middle"
             yield from note("cut", f"{told}, for {longest.target}")
             return (yield from route(longest.target, written))
@@ -298,7 +304,7 @@ class Context:
         if not passages:
             return (yield from self._read(request, plan, plan.order))
         first = passages[0]
-        written = yield from compute(self._write_first, plan, request)
+        written = yield from compute(Planner.write_first, self._planner, plan, request)
         heard = yield from first_pass(first.reader.model, written)
         if isinstance(heard, Failed):
             if not heard.fault.elsewhere:
@@ -314,9 +320,6 @@ class Context:
             return (yield from relay(heard.attempt))
         yield from close(heard.attempt)
         return (yield from self._read(request, plan, whole, "second_pass"))
-
-    def _write_first(self, plan: Plan, request: Request) -> Request:
-        return self._planner.write(plan, "passages", request, refusal=True)
 
     def _keeps(self, plan: Plan, whole: Sequence[Option]) -> str | None:
         """Why the first pass's refusal is what the client gets; None if it is not."""

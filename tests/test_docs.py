@@ -146,13 +146,15 @@ def settings(kind: Any, group: str = "") -> Iterator[tuple[str, str]]:
     """Each setting with its default as the docs write it; those of a group under its name."""
     for field in (each for each in dataclasses.fields(kind) if each.init):
         yield f"{group}{field.name}", default(field)
-        inner = re.match(r"(\w+) \| None", str(field.type))
-        nested = getattr(sys.modules[kind.__module__], inner[1], None) if inner else None
-        if dataclasses.is_dataclass(nested):
-            yield from settings(nested, f"{field.name}.")
+        inner = re.fullmatch(r"(Mapping\[\w+, )?(\w+)\]?(?: \| None)?", str(field.type))
+        nested = getattr(sys.modules[kind.__module__], inner[2], None) if inner else None
+        if inner and dataclasses.is_dataclass(nested):
+            yield from settings(nested, f"{field.name}.*." if inner[1] else f"{field.name}.")
 
 
 def default(field: dataclasses.Field[Any]) -> str:
+    if dataclasses.is_dataclass(field.default_factory):
+        return "as below"
     if field.default_factory is not dataclasses.MISSING:
         return f"`{json.dumps(field.default_factory())}`"
     if field.default is dataclasses.MISSING:

@@ -8,7 +8,7 @@ come in as values.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from policies.composition.ask import LONGEST, Ask, said_in
@@ -18,6 +18,7 @@ from policies.reading.corpus import Corpus
 from policies.reading.documents import TASKS, Passage, Task, Way
 from policies.reading.found import Found, find
 from policies.reading.index import Embed, TooLarge
+from policies.reading.measures import Measures
 from policies.reading.recipe import Recipe
 from policies.reading.search import Pool, candidates, ranked
 from policies.reading.shelf import Shelf
@@ -96,22 +97,25 @@ class Planner:
     where words alone are searched.
     """
 
-    judge: TaskJudge
-    table: Table
-    shelf: Shelf
+    judge: TaskJudge = field(repr=False)
+    table: Table = field(compare=False, repr=False)
+    shelf: Shelf = field(compare=False, repr=False)
     recipe: Recipe
     limits: Limits
     least: int
     give_up: float
     patience: float
     inline: bool
-    embed: Embed | None
-    corpus: Corpus | None = None
+    embed: Embed | None = field(compare=False, repr=False)
+    corpus: Corpus | None = field(default=None, compare=False, repr=False)
 
     def find(self, request: Request) -> Found | str:
         """The documents and the ask, or why there are none."""
-        known = () if self.corpus is None else self.corpus.now().documents
-        return find(request.body, request.surface, self.least, known)
+        if self.corpus is None:
+            return find(request.body, request.surface, self.least)
+        kept = self.corpus.now()
+        found = find(request.body, request.surface, self.least, kept.documents)
+        return f"{found}; {kept.trouble}" if isinstance(found, str) and kept.trouble else found
 
     def look(self, found: Found) -> Pool | str:
         """The passages that may be read, their vectors yet to come; or why nothing can be searched.
@@ -169,7 +173,7 @@ class Planner:
 
     def _searched(
         self, found: Found, pool: Pool, vectors: Vectors | None
-    ) -> tuple[tuple[Passage, ...], tuple[float, ...] | None]:
+    ) -> tuple[tuple[Passage, ...], Measures | None]:
         """Passages, best first, and the measures if they are those that the judge was taught."""
         import numpy as np
 
@@ -177,22 +181,26 @@ class Planner:
             learned = np.array(vectors, np.float32)
             pool.learn(learned[:-1])
             return ranked(pool, learned[-1]).passages, None
-        if self.embed is None:
+        if self.embed is None or not self.recipe.dense:
             return ranked(pool, None).passages, None
         if missing := pool.missing():
             pool.learn(self.embed(missing))
         hits = ranked(pool, self.embed([found.ask])[0])
         if not pool.index.whole:
             self.shelf.prepare(pool.index, self.embed)
-        return hits.passages, hits.measures.row()
+        return hits.passages, hits.measures
 
-    def write(self, plan: Plan, way: Way, request: Request, *, refusal: bool = False) -> Request:
-        """The request as the reader gets it; with `refusal` it may say "unanswerable"."""
+    def write(self, plan: Plan, way: Way, request: Request) -> Request:
+        """The request as the reader gets it."""
         if way == "passages":
-            changes = prompts.passages(plan.found, plan.passages, refusal=refusal)
+            changes = prompts.passages(plan.found, plan.passages, refusal=False)
         else:
             changes = prompts.whole(plan.found, inline=self.inline)
         return rewritten(request, changes) if changes else request
+
+    def write_first(self, plan: Plan, request: Request) -> Request:
+        """The request with passages, to a reader that may say "unanswerable"."""
+        return rewritten(request, prompts.passages(plan.found, plan.passages, refusal=True))
 
     def cut(self, plan: Plan, window: int, request: Request) -> tuple[Request, int]:
         """The request with the middle of its documents cut to fit a window (tokens), and how many

@@ -10,7 +10,7 @@ before.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -44,12 +44,12 @@ class Pool:
     `measures` has from words.
     """
 
-    index: Index
+    index: Index = field(compare=False, repr=False)
     recipe: Recipe
-    chunks: Integers
-    scores: Floats
+    chunks: Integers = field(compare=False, repr=False)
+    scores: Floats = field(compare=False, repr=False)
     words: Mapping[str, float]
-    unread: Integers
+    unread: Integers = field(compare=False, repr=False)
     """The windows of these chunks that had no vector when the pool was made."""
 
     def missing(self) -> list[str]:

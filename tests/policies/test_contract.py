@@ -80,8 +80,15 @@ requests = pytest.mark.parametrize(
         request(body={"messages": [], "n": 2, "stop": "yes", "max_tokens": 6, "logprobs": True}),
         request(Surface.MESSAGES, body={"messages": [], "max_tokens": 1}, draw=0.5),
         request(Surface.EMBEDDINGS, body={"input": "?"}),
+        request(
+            body={
+                "messages": [{"role": "user", "content": "What is 3 + 4?"}],
+                "documents": [{"text": "It is 7. " * 40}, {"id": "b", "text": "Yes. No. " * 40}],
+                "stream": True,
+            }
+        ),
     ],
-    ids=["chat", "stream", "completion", "choices", "messages", "embedding"],
+    ids=["chat", "stream", "completion", "choices", "messages", "embedding", "documents"],
 )
 
 
