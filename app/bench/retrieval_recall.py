@@ -98,7 +98,8 @@ def _bm25(index: Index, ask: str, keep: int) -> Sequence[Passage]:
     from policies.reading.terms import terms
 
     asked = dict.fromkeys(terms(ask))
-    scores = index.by_chunk.bm25([index.vocabulary[t] for t in asked if t in index.vocabulary])
+    known = [number for term in asked if (number := index.vocabulary.number(term)) >= 0]
+    scores = index.by_chunk.bm25(known)
     return [index.passage(int(at)) for at in np.argsort(-scores, kind="stable")[:keep]]
 
 

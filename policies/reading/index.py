@@ -24,9 +24,9 @@ from policies.reading.counting import tokens
 from policies.reading.documents import Passage
 from policies.reading.recipe import Recipe
 from policies.reading.terms import terms
-from policies.reading.words import Integers, Vocabulary, Words, counted, numbered, vocabulary_bytes
+from policies.reading.words import Integers, Vocabulary, Words, counted
 
-__all__ = ["LARGEST", "WINDOW", "Embed", "Halves", "Index", "TooLarge"]
+__all__ = ["LARGEST", "MOST_TOKENS", "WINDOW", "Embed", "Halves", "Index", "TooLarge"]
 
 Embed: TypeAlias = Callable[[Sequence[str]], Floats]
 """From texts to vectors [texts, dimension], each of length 1; from any thread."""
@@ -34,6 +34,8 @@ Halves: TypeAlias = npt.NDArray[np.float16]
 
 LARGEST = 32 << 20
 """Characters of all texts of an index together: some 7 million tokens of English."""
+MOST_TOKENS = 8_000_000
+"""Tokens of all texts of an index together; only text that no one reads has so many sooner."""
 WINDOW = 120
 """Tokens of a window, at most and about: well below the 254 that the embedder reads, as a window of
 a document's denser parts has more than the mean says."""
@@ -85,6 +87,10 @@ class Index:
         self.texts = tuple(texts)
         self.recipe = recipe
         self.tokens = tuple(map(tokens, texts))
+        if (count := sum(self.tokens)) > MOST_TOKENS:
+            raise TooLarge(
+                f"{count:,} tokens are more than the {MOST_TOKENS:,} that can be indexed"
+            )
         self.chunks, self.windows = _cut(self.texts, self.tokens, recipe)
         self._count()
         self.whole = False
@@ -93,10 +99,9 @@ class Index:
         self._known = np.zeros(len(self.windows), np.bool_)
 
     def _count(self) -> None:
-        vocabulary: Vocabulary = {}
-        windows = numbered(
-            [terms(text) for text in self.read(range(len(self.windows)))], vocabulary
-        )
+        vocabulary = Vocabulary()
+        texts = self.read(range(len(self.windows)))
+        windows = [vocabulary.learn(terms(text)) for text in texts]
         chunks = [
             [term for window in windows[first:last] for term in window]
             for first, last in pairwise(self.windows.first.tolist())
@@ -104,9 +109,8 @@ class Index:
         self.vocabulary = vocabulary
         self.by_chunk: Words = counted(chunks, vocabulary)
         self.by_window: Words = counted(windows, vocabulary)
-        held = (self.chunks, self.windows, self.by_chunk, self.by_window)
-        self._held = sum(map(sys.getsizeof, self.texts)) + vocabulary_bytes(vocabulary)
-        self._held += sum(each.nbytes for each in held)
+        held = (vocabulary, self.chunks, self.windows, self.by_chunk, self.by_window)
+        self._held = sum(map(sys.getsizeof, self.texts)) + sum(each.nbytes for each in held)
 
     @property
     def dimension(self) -> int | None:

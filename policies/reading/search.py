@@ -77,7 +77,7 @@ def search(index: Index, ask: str, recipe: Recipe, embed: Embed | None) -> Hits:
 def candidates(index: Index, ask: str, recipe: Recipe) -> Pool:
     """The chunks that are looked at closely: the best `recipe.pool`, or all of a `whole` index."""
     asked = dict.fromkeys(terms(ask[:_READ]))
-    numbers = [index.vocabulary.get(term, -1) for term in asked]
+    numbers = [index.vocabulary.number(term) for term in asked]
     known = [number for number in numbers if number >= 0]
     bm25 = index.by_chunk.bm25(known)
     scores = bm25

@@ -10,21 +10,55 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
 from policies.composition.embedder import Floats
 
-__all__ = ["Integers", "Vocabulary", "Words", "numbered"]
+__all__ = ["MOST_TERMS", "Integers", "Vocabulary", "Words", "counted"]
 
 Integers: TypeAlias = npt.NDArray[np.int32]
-Vocabulary: TypeAlias = dict[str, int]
-"""Terms by number, from 0 without a gap."""
+
+MOST_TERMS = 1 << 20
+"""Terms with a number of their own, several times what 20 MB of prose have. Only made-up text has
+more: what is new then shares a number, so that memory is bounded."""
 
 _K1, _B = 1.5, 0.75
 _ENTRY = 100
 """Bytes of a term's place in the vocabulary, beside the term."""
+
+
+class Vocabulary:
+    """Terms by number, from 0 without a gap."""
+
+    def __init__(self, most: int = MOST_TERMS) -> None:
+        self._most = most
+        self._numbers: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds, about."""
+        return sum(map(sys.getsizeof, self._numbers)) + _ENTRY * len(self._numbers)
+
+    def learn(self, terms: Sequence[str]) -> list[int]:
+        """Their numbers; a new term gets the next one, or shares one if there are no more."""
+        known, most = self._numbers, self._most
+        return [
+            known.setdefault(term, len(known)) if len(known) < most else self.number(term)
+            for term in terms
+        ]
+
+    def number(self, term: str) -> int:
+        """The number of a term; -1 if it was never learned."""
+        known = self._numbers.get(term)
+        if known is not None:
+            return known
+        return -1 if len(self._numbers) < self._most else crc32(term.encode()) % self._most
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +75,7 @@ class Words:
         if self.scores is None:
             return 0
         arrays = (self.scores.scores[name] for name in ("data", "indices", "indptr"))
-        return sum(int(array.nbytes) for array in arrays) + sys.getsizeof(
-            self.scores.unique_token_ids_set
-        )
+        return sum(int(array.nbytes) for array in arrays)
 
     def bm25(self, asked: Sequence[int]) -> Floats:
         """Of each piece [pieces], float32: how well it matches the terms of these numbers."""
@@ -73,22 +105,15 @@ def _rarity(held: Floats, pieces: int) -> Floats:
     return np.log1p((pieces - held + 0.5) / (held + 0.5))
 
 
-def numbered(pieces: Sequence[Sequence[str]], vocabulary: Vocabulary) -> list[list[int]]:
-    """The terms of each piece as numbers; new terms get their place in `vocabulary`."""
-    return [[vocabulary.setdefault(term, len(vocabulary)) for term in piece] for piece in pieces]
-
-
 def counted(pieces: Sequence[list[int]], vocabulary: Vocabulary) -> Words:
-    """BM25 over these pieces, whose terms `vocabulary` numbers."""
-    if not vocabulary:
+    """BM25 over these pieces of numbered terms."""
+    if not len(vocabulary):
         return Words(len(pieces), None)
     from bm25s import BM25
 
     scores = BM25(k1=_K1, b=_B, method="lucene")
-    scores.index((list(pieces), vocabulary), create_empty_token=False, show_progress=False)
+    numbers = {number: number for number in range(len(vocabulary))}
+    scores.index((list(pieces), numbers), create_empty_token=False, show_progress=False)
+    # Terms are looked up here: what the library would look them up by is as large as its scores.
+    scores.vocab_dict, scores.unique_token_ids_set = {}, set()
     return Words(len(pieces), scores)
-
-
-def vocabulary_bytes(vocabulary: Vocabulary) -> int:
-    """Bytes that a vocabulary holds, about."""
-    return sum(map(sys.getsizeof, vocabulary)) + _ENTRY * len(vocabulary)
