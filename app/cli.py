@@ -63,6 +63,7 @@ def _serving(commands: Commands) -> None:
     corpora = _group(commands, "corpus", "documents that are kept with the gateway")
     for action, about in {
         "add": "make a corpus of files, or add files to one",
+        "embed": "make the vectors of a corpus, and keep them beside it",
         "list": "the corpora that there are",
         "show": "the documents of a corpus",
         "remove": "remove a corpus, or one of its documents",

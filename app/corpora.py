@@ -20,6 +20,7 @@ from pathlib import Path
 from policies.reading.corpus import (
     MANIFEST,
     TEXTS,
+    VECTORS,
     CorpusError,
     Entry,
     Manifest,
@@ -35,7 +36,7 @@ _LONGEST_ID = 512
 """Characters of an id, a title or a path: they stand in every prompt, or in an answer."""
 NEW = ".new"
 """A file that is being written."""
-KEPT = frozenset({MANIFEST, TEXTS, "vectors.safetensors"})
+KEPT = frozenset({MANIFEST, TEXTS, VECTORS})
 """What a corpus's folder may hold; all else in it is a leftover of a change that was cut off."""
 
 
@@ -149,6 +150,12 @@ class Corpora:
             folder = self._place(name)
             (folder / MANIFEST).unlink()  # from here on it is gone
             shutil.rmtree(folder)
+
+    def keep_vectors(self, name: str, data: bytes) -> None:
+        """Put a file of vectors beside the texts (`policies.reading.kept_vectors.encoded`)."""
+        with self._locked(name):
+            self._known(name, None)
+            write_whole(self._place(name) / VECTORS, data)
 
     # ------------------------------------------------------------------------------ writing
 

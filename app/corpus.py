@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.arguments import count
+
 if TYPE_CHECKING:
     from app.corpora import Corpora, Given
     from policies.reading.corpus import Manifest
@@ -24,7 +26,7 @@ MEBIBYTE = 1 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser, action: str) -> None:
-    """The options of one of the actions: add, list, show, remove."""
+    """The options of one of the actions: add, embed, list, show, remove."""
     add = parser.add_argument
     parser.set_defaults(action=_ACTIONS[action])
     if action != "list":
@@ -34,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser, action: str) -> None:
         add("files", type=Path, nargs="+", metavar="FILE", help=kinds)
         anew = "remove the documents that are not among these files"
         add("--replace", action="store_true", help=anew)
+    if action == "embed":
+        like = "as the policy's search.{}; default: {}"
+        add("--chunk-tokens", type=count, metavar="N", help=like.format("chunk_tokens", 600))
+        add("--overlap-tokens", type=count, metavar="N", help=like.format("overlap_tokens", 100))
     if action == "remove":
         add("document", nargs="?", metavar="ID", help="only this document")
     add("--config", type=Path, metavar="FILE", help="gateway.yaml, for its `corpora`")
@@ -155,6 +161,38 @@ def _named(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
             yield path.name, path
 
 
+def _embed(options: argparse.Namespace, corpora: Corpora) -> int:
+    """Make the vectors that are missing; what is made is kept, also if it is cut off."""
+    from tqdm import tqdm
+
+    from policies.composition.embedder import EmbedderError, minilm
+    from policies.reading.corpus import load
+    from policies.reading.index import Index
+    from policies.reading.kept_vectors import encoded, recall
+    from policies.reading.recipe import Recipe
+
+    manifest = corpora.one(options.name)
+    folder = corpora.folder / options.name
+    stated = {"chunk_tokens": options.chunk_tokens, "overlap_tokens": options.overlap_tokens}
+    recipe = Recipe(**{name: value for name, value in stated.items() if value is not None})
+    try:
+        embedder = minilm()
+        texts = [document.text for document in load(folder).documents]
+        index = recall(Index(texts, recipe), folder, embedder.fingerprint)
+    except EmbedderError as error:
+        raise ValueError(str(error)) from None
+    left = len(index.unread())
+    with tqdm(total=left, desc="embedding", file=sys.stderr, unit="window", disable=None) as bar:
+        try:
+            index.complete(embedder.embed, bar.update)
+        finally:
+            corpora.keep_vectors(options.name, encoded(index, embedder.fingerprint))
+    told = {**_told(corpora, manifest), "windows": len(index.windows), "embedded": left}
+    new = f"{left:,} of {len(index.windows):,} windows embedded"
+    _print(options, told, [f"{_line(corpora, manifest)}; {new}"])
+    return 0
+
+
 def _list(options: argparse.Namespace, corpora: Corpora) -> int:
     every = corpora.every()
     lines = [_line(corpora, manifest) for manifest in every]
@@ -182,7 +220,7 @@ def _remove(options: argparse.Namespace, corpora: Corpora) -> int:
     return 0
 
 
-_ACTIONS = {"add": _add, "list": _list, "show": _show, "remove": _remove}
+_ACTIONS = {"add": _add, "embed": _embed, "list": _list, "show": _show, "remove": _remove}
 
 
 def _told(corpora: Corpora, manifest: Manifest) -> dict[str, Any]:

@@ -230,5 +230,5 @@ class CorporaConfig(Section):
     """Where corpora are kept, relative to the directory that Tandem is started in."""
     import_from: Text | None = None
     """A folder below which the admin API may read files on this machine; without it, none."""
-    limit_mb: Megabytes = 64.0
+    limit_mb: Megabytes = 32.0
     """Most text of one corpus, and the largest upload, in MiB."""

@@ -21,6 +21,8 @@ from policies.reading.documents import Document, digest
 
 MANIFEST = "manifest.json"
 TEXTS = "texts"
+VECTORS = "vectors.safetensors"
+"""What `policies.reading.kept_vectors` keeps there."""
 FORMAT = 1
 """Of the manifest; a later one is refused, not guessed at."""
 LOOK = 1.0

@@ -42,7 +42,19 @@ _ASKS = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_ENDS_ASKING = re.compile(r"[?\uff1f\u061f\u2e2e\u037e]\W{0,3}$")
+_ENDS_ASKING = re.compile(r"[?\uff1f\u061f\u2e2e\u037e]\s{0,3}$")
+_QUOTED = "\"'\u201c\u2018\u00ab\u201e\u300c"
+"""What speech in a story begins with, and a question to a model hardly."""
+_CODE = re.compile(
+    r"""\s{0,80}(?:(?:def|class|import|from|return|if|elif|else|for|while|try|except|with|const|let|var
+    |function|public|private|protected|static|void|int|struct|package|func|fn|impl|use|async|await
+    |export|raise|throw|case|assert|select|insert)\b[^.?!]{0,200}[:;{(\[,]?$
+    |\#include|//|/\*|\*/|<\?|[@}\])]|.{0,200}[;{}(\[]$|[\w.\[\]]{1,60}\s?[-+|]?=\s|[\w.]{1,60}\(.{0,200}\),?$)
+    """,
+    re.VERBOSE,
+)
+_SAMPLE, _CODED = 20_000, 0.4
+"""Characters that tell whether a text is code, and the share of their lines that then is."""
 _ANNOUNCES = re.compile(r"\bquestions?\b", re.IGNORECASE)
 _ANSWER = re.compile(r"\n[ \t\r]*\n\s*(?:answer|a)\s{0,2}[:\uff1a]\s*$", re.IGNORECASE)
 
@@ -57,7 +69,7 @@ class Unclear:
 def fenced_in(text: str, least: int) -> list[Region] | Unclear:
     """The documents of at least `least` characters between fences, quotes or rulers of a text."""
     ticks = list(_TICKS.finditer(text))
-    if any(_language(mark["info"]) for mark in ticks):
+    if is_code(text):
         return []
     if ticks:
         marks = ticks[0]["marks"]
@@ -71,8 +83,12 @@ def fenced_in(text: str, least: int) -> list[Region] | Unclear:
 
 
 def is_code(text: str) -> bool:
-    """Whether a fence in the text names a programming language."""
-    return any(_language(mark["info"]) for mark in _TICKS.finditer(text))
+    """Whether a text is about code: a fence names a language, or many of its lines are code."""
+    if any(_language(mark["info"]) for mark in _TICKS.finditer(text)):
+        return True
+    lines = [line for line in text[:_SAMPLE].splitlines() if line.strip()]
+    coded = sum(_CODE.match(line.rstrip()) is not None for line in lines)
+    return coded > _CODED * len(lines)
 
 
 def _language(info: str) -> bool:
@@ -185,4 +201,8 @@ def _short(ask: str, text: str) -> bool:
 
 def _looks(ask: str) -> bool:
     """Whether a paragraph asks or orders, as far as its first words or its end can tell."""
-    return bool(_MARKED.match(ask) or _ASKS.match(ask) or _ENDS_ASKING.search(ask[-8:]))
+    if ask[:1] in _QUOTED:
+        return False
+    if _MARKED.match(ask) or _ASKS.match(ask):
+        return True
+    return _ENDS_ASKING.search(ask[-8:]) is not None and not ask[:1].islower()

@@ -227,7 +227,7 @@ class _Search:
         if not long:
             return None
         if any(is_code(one.text) for one in long):
-            return "the last turn is long and has code in it"
+            return "the text is long and has code in it"
         if short and asking:
             return "a paragraph of the long part and the part beside it may both be the question"
         if sum(len(one.text) for one in short) > LONGEST_ASK:
@@ -260,9 +260,10 @@ class _Search:
 
 
 def _outside(text: str, regions: Sequence[Region]) -> str:
-    """What stands before and after each region."""
+    """What stands before and after each region, a line each."""
     kept, at = [], 0
     for region in sorted(regions, key=lambda each: each.start):
         kept.append(text[at : region.start])
         at = region.end
-    return "".join([*kept, text[at:]])
+    kept.append(text[at:])
+    return "\n".join(stated for each in kept if (stated := each.strip()))

@@ -107,3 +107,14 @@ def test_the_configuration_says_where_and_how_much(
         config.write_text(text)
         assert main(["corpus", "list", "--config", str(config)]) == 1
         assert why in capsys.readouterr().err
+
+
+def test_vectors_are_made_once(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    said(capsys, "add", "book", "docs")
+    made = said(capsys, "embed", "book")
+    assert (made["windows"], made["embedded"]) == (2, 2)
+    assert said(capsys, "embed", "book", "--chunk-tokens", "200")["embedded"] == 0
+    (here / "docs/a.txt").write_text("Another one.")
+    said(capsys, "add", "book", "docs")
+    assert said(capsys, "embed", "book")["embedded"] == 1
+    assert main(["corpus", "embed", "other"]) == 1

@@ -21,6 +21,8 @@ from tests.policies.reading.bodies import (
     text,
 )
 
+CODE = "\n".join(f"def f{n}(x):\n    y = g(x, {n})\n    return y + {n}\n" for n in range(40))
+
 # ------------------------------------------------------------------------- the documents field
 
 
@@ -263,11 +265,11 @@ def test_a_tools_result_in_messages_is_a_tools() -> None:
         (f"````md\n{STORY}\n```\ncode\n```\n````\n{ASK}", ASK),
         (f"~~~\n{STORY}\n~~~\n{ASK}", ASK),
         (f'{ASK} """{STORY}"""', ASK),
-        (f'Text: """\n{STORY}\n"""\n{ASK}', f"Text: \n{ASK}"),
+        (f'Text: """\n{STORY}\n"""\n{ASK}', f"Text:\n{ASK}"),
         (f"{ASK}\n---\n{STORY}\n---", ASK),
         (f"{ASK}\n=====\n{STORY}", ASK),
         (f"{STORY}\n\n---\n\n{ASK}", ASK),
-        (f"A:\n```\n{STORY}\n```\nB:\n```\n{STORY}\n```\n{ASK}", f"A:\n\n{ASK}"),
+        (f"A:\n```\n{STORY}\n```\nB:\n```\n{STORY}\n```\n{ASK}", f"A:\n{ASK}"),
     ],
 )
 def test_fences_and_rulers(said: str, asks: str) -> None:
@@ -281,6 +283,8 @@ def test_fences_and_rulers(said: str, asks: str) -> None:
     "said",
     [
         f"Why does this fail?\n```python\n{STORY}\n```",
+        f"Why does this fail?\n```\n{CODE}\n```",
+        f"Explain this code:\n\n{CODE}",
         f"Fix both:\n```js\n{STORY}\n```\nand\n```\n{STORY}\n```",
         f"```\n{STORY[:200]}\n```\nor\n```\n{STORY[:200]}\n```\nWhich one?",
         f"```\n{STORY}",
@@ -309,7 +313,7 @@ def test_code_and_fences_that_can_be_read_in_two_ways(said: str) -> None:
         (f"{STORY}\n\n\u0645\u062a\u0649\u061f", "\u0645\u062a\u0649\u061f"),
         (
             f"Answer the question from the text.\n\n{STORY}\n\nQuestion: {ASK}",
-            f"Answer the question from the text.\n\n\n\nQuestion: {ASK}",
+            f"Answer the question from the text.\nQuestion: {ASK}",
         ),
     ],
 )
@@ -326,6 +330,8 @@ def test_one_long_message(said: str, asks: str) -> None:
         f"{ASK}\n\n{STORY}\n\nWho lit the lamp?",
         f"{ASK}\n{STORY}",
         f"{STORY}\n\nThe end.",
+        f"{STORY}\n\n\u201cWho lit the lamp?\u201d",
+        f"{STORY}\n\nand nobody asked who lit the lamp?",
         f"Summarize.\n\n{STORY}\n\nQuestion: who is the king?",
         f"{STORY}\n\n" + "Why is it dark? " * 100,
     ],
