@@ -75,7 +75,7 @@ def _serving(commands: Commands) -> None:
 
 
 def _learning(commands: Commands) -> None:
-    from app import calibrate, train, train_experts
+    from app import calibrate, train, train_context, train_experts
 
     about = "learn what a policy needs, from running models or from rows"
     trains = _group(commands, "train", about)
@@ -83,6 +83,8 @@ def _learning(commands: Commands) -> None:
     train.add_arguments(_command(trains, "token-gate", about, train.main))
     about = "learn which model suits which prompt"
     train_experts.add_arguments(_command(trains, "experts", about, train_experts.main))
+    about = "learn to judge questions about documents"
+    train_context.add_arguments(_command(trains, "context", about, train_context.main))
     about = "learn from public outcomes, for routers"
     train_experts.add_prior_arguments(_command(trains, "prior", about, train_experts.main_prior))
     calibrates = _group(commands, "calibrate", "find a policy's threshold on prompts of your own")
@@ -106,12 +108,15 @@ def _judging(commands: Commands) -> None:
 
 def _measuring(commands: Commands) -> None:
     from app.bench import embedder, experts, handoffs, overhead, pair, retrieval, serving
+    from app.bench import context, embedder, experts, handoffs, overhead, pair, serving
 
     benches = _group(commands, "bench", "measure the gateway, or policies on the embedded pair")
     about = "what the gateway itself costs"
     overhead.add_arguments(_command(benches, "overhead", about, overhead.main))
     about = "what a prompt's vector costs a router"
     embedder.add_arguments(_command(benches, "embedder", about, embedder.main))
+    about = "how well questions about documents are judged, and what that is worth"
+    context.add_arguments(_command(benches, "context", about, context.main))
     about = "how long a decision among experts takes"
     experts.add_arguments(_command(benches, "experts", about, experts.main))
     about = "how often a search in documents finds what answers, and how long it takes"

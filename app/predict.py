@@ -1,6 +1,7 @@
 """`tandem predict`: what a trained router thinks of rows of prompts, a row each.
 
 Only reads the command line, and writes the table; the judging is done by the policy that serves.
+What is thought of questions about documents is asked by `app.predict_context`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from app import predict_context
 
 if TYPE_CHECKING:
     from policies.training.outcomes.rows import Rows
@@ -23,16 +26,26 @@ BATCH = 256
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     add = parser.add_argument
-    add("artifact", type=Path, metavar="ARTIFACT", help="the folder that `tandem train` made")
-    rows = "prompts: Parquet, JSON lines or CSV with prompt or messages; may be repeated"
+    about = "the folder that `tandem train` made; `default` is the one that ships, for context"
+    add("artifact", type=Path, metavar="ARTIFACT", help=about)
+    policy = "whose artifact it is (default: %(default)s)"
+    add("--policy", choices=("experts", "context"), default="experts", help=policy)
+    rows = "prompts: Parquet, JSON lines or CSV with prompt or messages (context: or question)"
     add("--rows", type=Path, nargs="+", action="extend", required=True, metavar="FILE", help=rows)
     add("--out", type=Path, required=True, metavar="OUT.parquet", help="the file to write")
     setting = "a setting of the policy, such as budget='{large_share: 0.3}'; may be repeated"
     add("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help=setting)
+    predict_context.add_arguments(parser)
 
 
 def main(options: argparse.Namespace) -> int:
     """Ask the policy about every row, and write what it says."""
+    if options.policy == "context":
+        return predict_context.main(options)
+    if options.documents or options.model:
+        option = "--documents" if options.documents else "--model"
+        print(f"tandem: {option}: belongs to --policy context", file=sys.stderr)
+        return 1
     try:
         from app.flattery import flattering
         from app.judged import JudgedError

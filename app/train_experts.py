@@ -7,17 +7,16 @@ extra and is imported when the command runs.
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app import arguments
+from app.training import bar, check_folder, guarded
 
 if TYPE_CHECKING:
     from policies.composition.artifact import Card, Expert
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from policies.training.experts.pipeline import Trained, Training
     from policies.training.experts.recipe import Recipe
     from policies.training.outcomes.rows import Rows
-
-MISSING = "install tandem-gateway[train], in a checkout `make train-tools`"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,31 +89,12 @@ def add_prior_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Learn, write, and say how good it is."""
-    return _guarded(_train, options)
+    return guarded(_train, options)
 
 
 def main_prior(options: argparse.Namespace) -> int:
     """Learn a prior, and write it."""
-    return _guarded(_train_prior, options)
-
-
-def _guarded(work: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    """Turns what can go wrong into one line."""
-    try:
-        from policies.composition.embedder import EmbedderError
-        from policies.training.experts.maps import MapError
-        from policies.training.outcomes.errors import RowsError
-
-        try:
-            return work(options)
-        except (EmbedderError, MapError, RowsError) as error:
-            reason = str(error)
-    except ModuleNotFoundError as error:
-        reason = f"{error.name} is not installed: {MISSING}"
-    except OSError as error:
-        reason = f"{error.filename or ''}: {error.strerror or error}".removeprefix(": ")
-    print(f"tandem: {reason}", file=sys.stderr)
-    return 1
+    return guarded(_train_prior, options)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -125,7 +103,7 @@ def _train(options: argparse.Namespace) -> int:
     from policies.training.experts.pipeline import check, steps, train
     from policies.training.outcomes.rows import read_rows
 
-    _check_folder(options.out)
+    check_folder(options.out)
     rows = read_rows(options.rows)
     if options.models:
         rows = rows.of([name.strip() for name in options.models.split(",")])
@@ -133,34 +111,19 @@ def _train(options: argparse.Namespace) -> int:
     training = _training(options, rows)
     embedded = len(rows) + (0 if training.held is None else len(training.held))
     with (
-        _bar("training", steps(training)) as bar,
-        _bar("embedding", 0 if training.reads is None else embedded) as embedding,
+        bar("training", steps(training)) as fitting,
+        bar("embedding", 0 if training.reads is None else embedded) as embedding,
     ):
 
         def progress(what: str) -> None:
-            bar.set_postfix_str(what)
-            bar.update()
+            fitting.set_postfix_str(what)
+            fitting.update()
 
         trained = train(rows, replace(training, embedded=embedding.update), progress)
     write_artifact(options.out, trained.card, trained.parts)
     draw_pictures(trained.card, trained.parts.reference, options.out)
     print(json.dumps(_figures(trained.card)) if options.json else _report(trained, options.out))
     return 0
-
-
-def _check_folder(out: Path) -> None:
-    """Now, and not when all the work is done."""
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(errno.EEXIST, "is a file: name a folder", str(out))
-
-
-@contextmanager
-def _bar(about: str, total: int) -> Iterator[Any]:
-    """A progress bar on a terminal; none where there is nothing to wait for."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc=about, file=sys.stderr, disable=None if total else True) as bar:
-        yield bar
 
 
 def _training(options: argparse.Namespace, rows: Rows) -> Training:
@@ -372,7 +335,7 @@ def _train_prior(options: argparse.Namespace) -> int:
     from policies.training.outcomes.rows import read_rows
     from policies.training.prior import write_prior
 
-    _check_folder(options.out)
+    check_folder(options.out)
     groups: dict[str, Rows] = {}
     for one in options.rows:
         name, equals, file = one.partition("=")
@@ -381,7 +344,7 @@ def _train_prior(options: argparse.Namespace) -> int:
         if name in groups:
             raise RowsError(f"--rows {one}: there is a group {name} already")
         groups[name] = read_rows([Path(file)])
-    with _bar("embedding", sum(len(rows.complete()) for rows in groups.values())) as bar:
-        write_prior(groups, minilm(), options.out, bar.update)
+    with bar("embedding", sum(len(rows.complete()) for rows in groups.values())) as embedding:
+        write_prior(groups, minilm(), options.out, embedding.update)
     print(f"{options.out}: {', '.join(f'{name} ({len(rows)})' for name, rows in groups.items())}")
     return 0

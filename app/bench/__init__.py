@@ -4,6 +4,9 @@
 `pair_lineup` says which, `pair_rows` counts, `pair_plot` draws), `handoffs` what a hand-off costs
 the gateway, `serving` how fast a policy serves (`serving_load` makes the load), `embedder` what a
 prompt's vector costs a router, `retrieval` how good and how fast a search in documents is.
+prompt's vector costs a router, `context` how well questions about documents are judged
+(`context_tasks` tells tasks, `context_value` says what that is worth, `context_refusal` counts
+refusals and tokens).
 
 `overhead` is a command line; `comparison` behind it starts everything and puts the parts together:
 `throughput`, `latency`, `swaps` and `memory` of running gateways, `engine` without any socket.

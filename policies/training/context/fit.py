@@ -36,7 +36,7 @@ class Tried:
 
 def tried(
     asked: Question, of_rows: Indices, folds: Sequence[Indices], recipe: Recipe,
-    done: Callable[[], object],
+    done: Callable[[], object] = lambda: None,
 ) -> Tried:  # fmt: skip
     """Fit a head to all rows, and to all but each fold to see how honest it is.
 

@@ -12,7 +12,6 @@ from dataclasses import asdict
 import numpy as np
 
 from policies.composition.embedder import Embedder
-from policies.composition.lexical import Floats
 from policies.reading.counting import tokens
 from policies.reading.index import Index
 from policies.reading.measures import NAMES
@@ -21,7 +20,11 @@ from policies.reading.search import Hits, search
 from policies.training.context.pipeline import Searched
 from policies.training.context.rows import Asked
 
-__all__ = ["hits_of", "lengths", "measured"]
+__all__ = ["USED", "hits_of", "lengths", "measured"]
+
+USED = tuple(name for name in NAMES if name not in ("chunks", "dense", "rarity"))
+"""What is learned from. The others tell how long a document is, and whether there were vectors:
+documents four times as long as those of a training would count as none that was ever seen."""
 
 
 def measured(
@@ -34,11 +37,11 @@ def measured(
 
     `done` is told of so many further rows.
     """
-    rows = np.zeros((len(asked), len(NAMES)), np.float32)
+    rows = np.zeros((len(asked), len(USED)), np.float32)
     for row, hits in hits_of(asked, recipe, embedder):
-        rows[row] = hits.measures.row()
+        rows[row] = [getattr(hits.measures, name) for name in USED]
         done(1)
-    return Searched(rows, NAMES, asdict(recipe))
+    return Searched(rows, USED, asdict(recipe))
 
 
 def hits_of(asked: Asked, recipe: Recipe, embedder: Embedder | None) -> Iterator[tuple[int, Hits]]:
@@ -53,7 +56,7 @@ def hits_of(asked: Asked, recipe: Recipe, embedder: Embedder | None) -> Iterator
             yield row, search(index, asked.questions[row], recipe, embed)
 
 
-def lengths(asked: Asked) -> Floats:
-    """The tokens of each row's document, about, [rows]."""
-    known = {name: float(tokens(each.text)) for name, each in asked.documents.items()}
-    return np.array([known[source or ""] for source in asked.sources], np.float32)
+def lengths(asked: Asked) -> list[int]:
+    """The tokens of each row's document."""
+    known = {name: tokens(each.text) for name, each in asked.documents.items()}
+    return [known[source or ""] for source in asked.sources]

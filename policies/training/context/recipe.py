@@ -21,5 +21,5 @@ class Recipe:
     rarest: int = 2
     """Questions that an n-gram must be in to count."""
     lexical_scale: float = 0.1
-    measure_scale: float = 0.1
+    measure_scale: float = 0.05
     """Of a number in units of its spread, beside an embedding of length 1."""
