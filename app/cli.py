@@ -107,8 +107,7 @@ def _judging(commands: Commands) -> None:
 
 
 def _measuring(commands: Commands) -> None:
-    from app.bench import embedder, experts, handoffs, overhead, pair, retrieval, serving
-    from app.bench import context, embedder, experts, handoffs, overhead, pair, serving
+    from app.bench import context, embedder, experts, handoffs, overhead, pair, retrieval, serving
 
     benches = _group(commands, "bench", "measure the gateway, or policies on the embedded pair")
     about = "what the gateway itself costs"

@@ -123,8 +123,8 @@ class Context:
             local = minilm() if self.dense and self.embedder is None else None
         except EmbedderError as error:
             raise ValueError(f"dense: {error}") from None
-        # A backend is asked for what an index does not hold yet. So that a policy that is built anew
-        # asks the same again, its vectors are its own.
+        # A backend is asked for what an index does not hold yet. So that a policy that is built
+        # anew asks the same again, its vectors are its own.
         shelf = (
             Shelf(self.memory_mb)
             if self.embedder
