@@ -149,6 +149,8 @@ def parted(text: str) -> Region | Unclear | None:
     if is_code(text):
         return None
     begins, until = _first_gap(text), _last_gap(text)
+    if until is None:
+        return Unclear("a line is marked as the question, and a paragraph follows it")
     first, last = text[: begins[0]].strip(), text[until[1] :].strip()
     asked_first = _short(first, text) and _looks(first)
     asked_last = _short(last, text) and _looks(last)
@@ -156,7 +158,9 @@ def parted(text: str) -> Region | Unclear | None:
         return None
     if asked_first and _runs_on(first):
         return Unclear("the paragraph with the question may go on with the document")
-    if asked_first and asked_last and not (_MARKED.match(last) and _announces(first)):
+    begins_so = asked_first or _looks(text.lstrip().partition("\n")[0][:LONGEST_ASK])
+    ends_so = asked_last or _looks(text.rstrip().rpartition("\n")[2][:LONGEST_ASK])
+    if begins_so and ends_so and not (_MARKED.match(last) and _announces(first)):
         return Unclear("both the first and the last paragraph may be the question")
     return _whole(text, begins[1] if asked_first else 0, until[0] if asked_last else len(text))
 
@@ -167,14 +171,18 @@ def _first_gap(text: str) -> tuple[int, int]:
     return gap.span() if gap else (0, 0)
 
 
-def _last_gap(text: str) -> tuple[int, int]:
-    """Between the rest and the last paragraph, which a line `Question:` or `Answer:` may begin."""
+def _last_gap(text: str) -> tuple[int, int] | None:
+    """Between the rest and the last paragraph, which a line `Question:` may begin.
+
+    None where the only line so marked has a paragraph behind it: either may be the document's.
+    """
     end = len(text.rstrip())
     if closing := _ANSWER.search(text, max(0, end - LABEL)):
         end = closing.start()
     marked = list(_MARKED_LINE.finditer(text))
     if len(marked) == 1 and end - marked[0].start() <= LONGEST_ASK:
-        return marked[0].start(), marked[0].start()
+        behind = _PARAGRAPH.search(text, marked[0].start(), end)
+        return None if behind else (marked[0].start(), marked[0].start())
     gaps = list(_PARAGRAPH.finditer(text, max(0, end - LONGEST_ASK - LABEL), end))
     return gaps[-1].span() if gaps else (len(text), len(text))
 

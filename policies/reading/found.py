@@ -5,9 +5,9 @@ between fences or rulers, and last a long message or part beside a short ask. Th
 turn of a user, without its documents and without what harnesses add. Where a request can be read
 in two ways nothing is found: a sentence says why, in words that quote nothing.
 
-What a document says has no say here. No character of a document is ever in the ask, and a document
-that imitates tags can only make its own region larger or the request unreadable. Linear in the
-body, raises on no JSON, and is meant to be computed off the event loop.
+What a document says has no say here. No character of one that is a field, a file or between tags is
+ever in the ask: imitating tags, it can only make its own region larger or the request unreadable.
+Linear in the body, raises on no JSON, and is meant to be computed off the event loop.
 """
 
 from __future__ import annotations
@@ -169,10 +169,11 @@ class _Search:
                 self.how.append("file parts")
             return None
         names = (*PLAIN, *OTHERS) if piece.role == "user" else PLAIN
-        regions = regions_in(piece.text, self._least, names)
-        if regions is None and piece.role == "user":
-            return "a tag opens a document and nothing closes it"
-        self._take(piece, regions or (), "tags")
+        try:
+            regions = regions_in(piece.text, self._least, names)
+        except ValueError as error:
+            return str(error) if piece.role == "user" else None
+        self._take(piece, regions, "tags")
         if regions or piece.role != "user" or len(piece.text) < self._least:
             return None
         start, end = bare(piece.text)

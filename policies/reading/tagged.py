@@ -4,7 +4,8 @@ What a document says is not to be believed: it may hold closing tags, and words 
 ask. So the documents of one tag fill a region, from its first opening tag to its LAST closing one.
 Inside, a document ends at the last closing tag before the next opening one; words in between belong
 to nobody, and to the ask least of all. An opening tag inside a document that is not closed yet is a
-part of it, a tag inside another's region is none, and a region that is never closed is none either.
+part of it, and a tag inside another's region is none. Where tags do not pair, nothing is found: a
+document that opens what the client closes, or the other way round, could move the borders else.
 What harnesses wrap (`policies.composition.ask.NOISE`) is passed over. Linear in the text.
 """
 
@@ -26,7 +27,9 @@ HOLDERS = {"documents": PLAIN, "docs": PLAIN, "files": ("file",), "papers": ("pa
 """Tags around several documents; with no such tag inside they hold one."""
 _NAMES = "|".join([*HOLDERS, *PLAIN, *OTHERS])
 _BEGIN = "".join(sorted({name[0] for name in (*HOLDERS, *PLAIN, *OTHERS)}))
-_WRAPPED = re.compile(rf"<({'|'.join(map(re.escape, NOISE))})(?:\s[^<>]{0, 1000})?>", re.IGNORECASE)
+_WRAPPED = re.compile(
+    rf"<({'|'.join(map(re.escape, NOISE))})(?:\s[^<>]{{0,1000}})?>", re.IGNORECASE
+)
 _TAG = re.compile(
     rf"<(?=[/{_BEGIN}])(?P<close>/?)(?P<name>{_NAMES})(?:[ _-]?(?P<number>\d{{1,6}}))?"
     r"(?P<told>[\s:=][^<>]{0,1000})?>"
@@ -88,34 +91,38 @@ class _Tag:
     number: str
 
 
-def regions_in(
-    text: str, least: int, names: Sequence[str] = (*PLAIN, *OTHERS)
-) -> list[Region] | None:
+def regions_in(text: str, least: int, names: Sequence[str] = (*PLAIN, *OTHERS)) -> list[Region]:
     """The regions of a text, in order. Of tags outside `PLAIN` those with `least` characters.
 
-    None where behind the last one a plain tag opens `least` characters that nothing closes.
+    Raises ValueError, in words for people, where tags do not pair: one opens `least` characters
+    that nothing closes, two regions cross, or a block of a harness opens twice.
     """
     tags = list(_tags(text))
     closed = {tag.kind: tag for tag in tags if tag.closes}
-    allowed = {*names, *HOLDERS}
+    allowed = {*names, *(each for each, inner in HOLDERS.items() if {*inner} <= {*names})}
+    tags = [tag for tag in tags if tag.kind.removeprefix("[") in allowed]
     found: list[Region] = []
     short: set[str] = set()
     at = 0
     for number, tag in enumerate(tags):
-        end, name = closed.get(tag.kind), tag.kind.removeprefix("[")
-        if tag.start < at or tag.closes or end is None or end.start < tag.end:
+        if tag.start < at or tag.closes or tag.kind in short:
             continue
-        if name not in allowed or tag.kind in short:
+        end = closed.get(tag.kind)
+        if end is None or end.start < tag.end:
+            if len(text) - tag.end >= least and not tag.kind.startswith("["):
+                raise ValueError("a tag opens a document and nothing closes it")
             continue
-        region = _region(text, [t for t in tags[number:] if t.start <= end.start], tag, end)
+        inside = [each for each in tags[number:] if each.start <= end.start]
+        region = _region(text, inside, tag, end)
         held = sum(span.end - span.start for span in region.spans)
-        if name in OTHERS and held < least:
+        if tag.kind.removeprefix("[") in OTHERS and held < least:
             short.add(tag.kind)  # from a later one on it would hold less
             continue
+        if any(closed[each.kind].start > end.start for each in inside if each.kind in closed):
+            raise ValueError("tags around documents cross")
         found.append(region)
         at = region.end
-    opened = (tag.end for tag in tags if tag.start >= at and not tag.closes and tag.kind in PLAIN)
-    return None if len(text) - next(opened, len(text)) >= least else found
+    return found
 
 
 def _region(text: str, tags: Sequence[_Tag], first: _Tag, end: _Tag) -> Region:
@@ -201,18 +208,23 @@ def bare(text: str) -> tuple[int, int]:
 
 
 def _noise(text: str) -> Iterator[tuple[int, int]]:
-    """What harnesses wrap, with its tags; what is not closed is none."""
+    """What harnesses wrap, with its tags; what is not closed is none.
+
+    Raises ValueError where a block opens twice: the first may be a document's own words.
+    """
     endless: set[str] = set()
-    last = 0
+    kind, last = "", 0
     for found in _hits(_WRAPPED, text):
-        if found.start() < last or found[1] in endless:
+        if found.start() < last:
+            if found[1] == kind:
+                raise ValueError("a block of a harness is opened twice")
             continue
         closed = f"</{found[1]}>"
-        end = text.find(closed, found.end())
+        end = -1 if found[1] in endless else text.find(closed, found.end())
         if end < 0:
             endless.add(found[1])
         else:
-            last = end + len(closed)
+            kind, last = found[1], end + len(closed)
             yield found.start(), last
 
 
@@ -229,7 +241,7 @@ def _hits(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
 
 def _tags(text: str) -> Iterator[_Tag]:
     """The tags of a text outside of what harnesses wrap, in order."""
-    noise = _noise(text)
+    noise = iter(list(_noise(text)))
     first, last = next(noise, (len(text), len(text)))
     for found in _hits(_TAG, text):
         while found.start() >= last < len(text):
