@@ -9,7 +9,6 @@ the new one. One change at a time, across processes too, by a lock on a file bes
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -181,6 +180,8 @@ class Corpora:
 
     @contextlib.contextmanager
     def _locked(self, name: str) -> Iterator[None]:
+        import fcntl  # not on Windows, where a gateway without corpora should still start
+
         self._place(name)
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f".{name}.lock").open("a") as lock:

@@ -6,6 +6,7 @@ only, by the limits below and by the time that `app.corpus_files` gives it.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import resource
@@ -19,7 +20,8 @@ MEMORY = 2 << 30
 
 def main() -> int:
     """Read, write, and say in one line why not."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with contextlib.suppress(ValueError, OSError):  # where a system has no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     try:
         text = text_of(sys.stdin.buffer.read())
