@@ -54,6 +54,7 @@ policies:
   careful: {{use: fallback, targets: [large, small]}}
   canary: {{use: split, weights: {{small: 1, large: 9}}}}
   experts: {{use: experts, artifact: {experts}, budget: {{large_share: 0.5}}}}
+  read: {{use: context, readers: {{small: {{}}, large: {{}}}}, search: {search}}}
   hedged: {{use: hedge, model: large, backup: small, delay: 0.5}}
 default: auto
 baseline: large
@@ -66,6 +67,11 @@ MEAN_LOGPROB = -0.035
 
 ENTROPY = "threshold: 0.136, back: 0.000136, window: 1, dwell: 1"
 """When the policy `ead` hands over; chosen in the same way, see docs/token-routing.md."""
+
+
+SEARCH = "{chunk_tokens: 120, overlap_tokens: 20, keep: 4}"
+"""Passages for a window of 4,096 tokens, of which the pair's tokenizer takes two to a token of
+others."""
 
 
 class EmbeddedError(Exception):
@@ -90,6 +96,7 @@ class Pair:
             entropy=ENTROPY,
             gate=HIDDEN,
             experts=json.dumps(str(MODELS / EXPERTS)),
+            search=SEARCH,
         )
 
     async def close(self) -> None:

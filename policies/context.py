@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from policies.composition.embedder import EmbedderError, minilm
+from policies.composition.embedder import EmbedderError, LocalEmbedder, minilm
 from policies.reading.artifact import opened
 from policies.reading.choice import Limits, Option, Reader
 from policies.reading.corpus import Corpus
 from policies.reading.first_pass import first_pass
 from policies.reading.found import READ, Found
+from policies.reading.kept_vectors import builder
 from policies.reading.plan import Plan, Planner
 from policies.reading.recipe import Recipe
 from policies.reading.search import Pool
@@ -42,7 +43,7 @@ from router.steps import (
     Vectors,
 )
 
-NEAR = 0.5
+NEAR = 0.3
 """Share of a reader's window from which on its own tokenizer is asked whether the prompt fits."""
 
 
@@ -123,17 +124,10 @@ class Context:
             local = minilm() if self.dense and self.embedder is None else None
         except EmbedderError as error:
             raise ValueError(f"dense: {error}") from None
-        # A backend is asked for what an index does not hold yet. So that a policy that is built
-        # anew asks the same again, its vectors are its own.
-        shelf = (
-            Shelf(self.memory_mb)
-            if self.embedder
-            else shared(self.memory_mb, local.fingerprint if local else "words")
-        )
         planner = Planner(
             judge=judge,
             table=artifact.table,
-            shelf=shelf,
+            shelf=self._shelf(local),
             recipe=self.search,
             limits=Limits(self.max_tokens, self.max_usd),
             least=self.least,
@@ -144,6 +138,18 @@ class Context:
             corpus=None if self.corpus is None else Corpus(Path(self.corpus)),
         )
         object.__setattr__(self, "_planner", planner)
+
+    def _shelf(self, local: LocalEmbedder | None) -> Shelf:
+        """Where indexes are kept. Policies that are alike share one, so that a swap loses none.
+
+        Not so where the vectors are a corpus's or a backend's: then they are the policy's own, and
+        one that is built anew asks a backend the same again.
+        """
+        if self.corpus is not None and local is not None:
+            return Shelf(self.memory_mb, builder(Path(self.corpus), local.fingerprint))
+        if self.embedder is not None:
+            return Shelf(self.memory_mb)
+        return shared(self.memory_mb, local.fingerprint if local else "words")
 
     def _check(self) -> None:
         """What one setting alone, or two together, may not be."""

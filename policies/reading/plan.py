@@ -78,6 +78,8 @@ class Plan:
         """For people, in numbers only: the log keeps it, and no word of a client's."""
         told = f"{self.task} {max(self.chances):.2f}; {option.tokens} of {self.tokens['whole']} "
         told += f"tokens to {option.reader.target}, expects {option.value:.2f}"
+        if self.found.unread:
+            told += f"; {len(self.found.unread)} kinds of files are not read"
         if option.way == "whole":
             return told
         shown = prompts.in_order(self.passages)[:TOLD]
