@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 from app.bench.retrieval_rows import Row, Rows, bearing, half, section
@@ -24,7 +25,8 @@ __all__ = ["measure"]
 
 SERVED, WHOLE, WORDS = "hybrid, as served", "hybrid, all vectors", "words alone"
 BM25, DENSE = "BM25 alone", "vectors alone"
-WAYS = (BM25, WORDS, DENSE, SERVED, WHOLE)
+SEATS = "3 by BM25, 2 by vectors"
+WAYS = (BM25, WORDS, DENSE, SEATS, SERVED, WHOLE)
 DRAWS = 2000
 NAN = float("nan")
 
@@ -39,20 +41,28 @@ Way: TypeAlias = Callable[[str], Sequence["Passage"]]
 def measure(rows: Rows, embedder: LocalEmbedder, report: Report) -> Iterator[Figure]:
     """The figures: by half, way and type of document, then differences to the way served."""
     found = {what: Found((way, []) for way in WAYS) for what in WHATS}
-    asked = [*_asked(rows, embedder, found)]
+    overlaps: list[tuple[int, int]] = []
+    asked = [*_asked(rows, embedder, found, overlaps)]
     bears = sum(not math.isnan(known) for known in found[ANSWER][SERVED])
     report.remarks.append(
         f"{len(asked)} questions about {len(rows.texts)} documents, "
         f"{bears} with a chunk that bears the answer"
     )
+    twice, whole = map(sum, zip(*overlaps, strict=True))
+    report.remarks.append(f"{twice / whole:.1%} of the passages' characters stand in two of them")
     halves = {"half 2/2": [half(row.file) == 2 for row in asked], "all": [True] * len(asked)}
     for name, chosen in halves.items():
         for what in WHATS:
             yield from _figures(f"{name}, {what}", asked, found[what], chosen)
 
 
-def _asked(rows: Rows, embedder: LocalEmbedder, found: Mapping[str, Found]) -> Iterator[Row]:
-    """The questions by document; what was found of each is added to `found`."""
+def _asked(
+    rows: Rows,
+    embedder: LocalEmbedder,
+    found: Mapping[str, Found],
+    overlaps: list[tuple[int, int]],
+) -> Iterator[Row]:
+    """The questions by document; what was found of each is added to `found` and `overlaps`."""
     from tqdm import tqdm
 
     for file, text in tqdm(rows.texts.items(), desc="recall", file=sys.stderr, disable=None):
@@ -68,6 +78,8 @@ def _asked(rows: Rows, embedder: LocalEmbedder, found: Mapping[str, Found]) -> I
                 borne = [float(each.start in bears) for each in passages] if bears else [NAN]
                 found[ANSWER][way].append(max(borne))
                 found[FIRST][way].append(borne[0])
+                if way == SERVED:
+                    overlaps.append(_shared(passages))
 
 
 def _ways(text: str, embedder: LocalEmbedder) -> tuple[Mapping[str, Way], Sequence[Passage]]:
@@ -81,10 +93,12 @@ def _ways(text: str, embedder: LocalEmbedder) -> tuple[Mapping[str, Way], Sequen
     vectors = served.vectors()
     assert vectors is not None
     whole = served.with_vectors(vectors)
-    ways = {
+    vectors_alone = Recipe(lexical=0, dense=1)
+    ways: dict[str, Way] = {
         BM25: lambda ask: _bm25(served, ask, Recipe().keep),
         WORDS: lambda ask: search(served, ask, Recipe(), None).passages,
-        DENSE: lambda ask: search(whole, ask, Recipe(lexical=0, dense=1), embed).passages,
+        DENSE: lambda ask: search(whole, ask, vectors_alone, embed).passages,
+        SEATS: lambda ask: _seated(ways[BM25](ask), ways[DENSE](ask)),
         SERVED: lambda ask: search(served, ask, Recipe(), embed).passages,
         WHOLE: lambda ask: search(whole, ask, Recipe(), embed).passages,
     }
@@ -101,6 +115,20 @@ def _bm25(index: Index, ask: str, keep: int) -> Sequence[Passage]:
     known = [number for term in asked if (number := index.vocabulary.number(term)) >= 0]
     scores = index.by_chunk.bm25(known)
     return [index.passage(int(at)) for at in np.argsort(-scores, kind="stable")[:keep]]
+
+
+def _seated(by_words: Sequence[Passage], by_vectors: Sequence[Passage]) -> Sequence[Passage]:
+    """The best three by words, then the best two by vectors that are not among them."""
+    seated = {passage.start for passage in by_words[:3]}
+    others = [passage for passage in by_vectors if passage.start not in seated]
+    return [*by_words[:3], *others[:2]]
+
+
+def _shared(passages: Sequence[Passage]) -> tuple[int, int]:
+    """Characters that stand in two of the passages, and characters of all."""
+    places = sorted((each.start, each.end) for each in passages)
+    twice = sum(max(0, one[1] - other[0]) for one, other in pairwise(places))
+    return twice, sum(end - start for start, end in places)
 
 
 def _figures(
@@ -132,6 +160,6 @@ def _figures(
         sure = interval(means[way], draws[way])
         note = ", ".join(by_kind)
         yield Figure(f"{name}: {way}", sure.value, sure.low, sure.high, note=note)
-    for way in (BM25, DENSE):
+    for way in (BM25, DENSE, SEATS):
         sure = difference(means, draws, SERVED, way)
         yield Figure(f"{name}: {SERVED} over {way}", sure.value, sure.low, sure.high)

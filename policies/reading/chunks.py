@@ -19,10 +19,8 @@ __all__ = ["Span", "spans"]
 Span: TypeAlias = tuple[int, int]
 """First character, and the one after the last."""
 
-_AT_ONCE = 6
+_AT_ONCE = 4
 """Pieces' lengths that are handed to the library at a time."""
-_LEAST = 16_000
-"""Characters that are handed to it at a time, at least."""
 _HALF = re.compile("[\ud800-\udfff]")
 """Half a character, as a client's JSON may spell it: no text for the library."""
 
@@ -41,7 +39,7 @@ def spans(text: str, longest: int, overlap: int = 0) -> list[Span]:
     if _HALF.search(text):
         text = _HALF.sub("\ufffd", text)
     splitter = TextSplitter(longest, overlap=overlap, trim=False)
-    block = max(_LEAST, _AT_ONCE * longest)
+    block = _AT_ONCE * longest
     found: list[Span] = []
     start = 0
     while len(text) - start > block:

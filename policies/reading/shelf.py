@@ -22,7 +22,7 @@ from policies.reading.recipe import Recipe
 __all__ = ["MEGABYTES", "Shelf", "shared"]
 
 MEGABYTES = 256
-"""The budget by default, for some forty documents of 128k tokens."""
+"""The budget by default, for some fifty documents of 128k tokens."""
 
 Key: TypeAlias = tuple[str, int, int]
 Build: TypeAlias = Callable[[Sequence[str], Recipe], Index]
