@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +19,12 @@ from app.training import guarded
 
 if TYPE_CHECKING:
     from app.bench.context_tasks import Judged
+    from app.bench.figures import Figure
 
 __all__ = ["add_arguments", "main"]
+
+TIMED = 300
+"""Questions that the time of one is taken of."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,11 +55,29 @@ def _measure(options: argparse.Namespace) -> int:
     report.figures += placing()
     report.figures += refusals(options.data)
     report.figures += tokens(found, options.data)
+    report.figures += _speed(found)
     report.remarks += _confusions(found)
     if options.plot is not None:
         _draw(found, options.plot)
     print(report.as_json() if options.json else report.as_text())
     return 0 if report.met else 1
+
+
+def _speed(found: Judged) -> Iterator[Figure]:
+    """How long the artifact that ships takes for a question, its embedding included."""
+    from app.bench.embedder import quantile
+    from app.bench.figures import summary
+    from policies.reading.artifact import DEFAULT, opened
+    from policies.training.context.pipeline import asks_in
+
+    _, judge = opened(DEFAULT)
+    times = []
+    for ask in asks_in(found.rows.questions[:TIMED]):
+        began = time.perf_counter()
+        judge.judge(ask)
+        times.append(1e3 * (time.perf_counter() - began))
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        yield summary(f"judging a new question: {name}", [quantile(times, share)], "ms")
 
 
 def _confusions(found: Judged) -> list[str]:

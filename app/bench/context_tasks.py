@@ -85,7 +85,8 @@ def judged(data: Path, seed: int) -> Judged:
     folds = folds_of(rows.groups, recipe.folds, seed)
     with bar("training", len(read) * (len(folds) + 1)) as training:
         heads = {
-            name: tried(each, labels, folds, recipe, training.update) for name, each in read.items()
+            name: tried(each, labels, rows.groups, folds, recipe, training.update)
+            for name, each in read.items()
         }
     return Judged(rows, labels, kinds, read, heads, lengths(rows), passages, seed)
 
@@ -110,11 +111,12 @@ def _half(name: str) -> int:
 def _across(found: Judged, learn: Reals, tell: Reals) -> tuple[dict[str, Reals], Indices]:
     """What heads that learned from some rows say of others, and which those are."""
     recipe, seen, unseen = Recipe(seed=found.seed), np.flatnonzero(learn), np.flatnonzero(tell)
-    folds = folds_of([found.rows.groups[row] for row in seen], recipe.folds, found.seed)
+    of = [found.rows.groups[row] for row in seen]
+    folds = folds_of(of, recipe.folds, found.seed)
     told = {}
     for name, read in found.read.items():
         learned = read.rows(seen.tolist())
-        head = tried(learned, found.labels[seen], folds, recipe).head
+        head = tried(learned, found.labels[seen], of, folds, recipe).head
         told[name] = head.probabilities(read.rows(unseen.tolist())).astype(float)
     return told, unseen
 

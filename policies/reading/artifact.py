@@ -46,7 +46,8 @@ FOLDER = Folder(
     "tandem train context",
 )
 HEADS = ("alone", "measured")
-GRAMS = ("words", "frames", "letters")
+GRAMS = ("words", "frames", "outlines", "letters")
+COMMON = "common"
 TRIAL = Ask("What is the total of the year?")
 
 
@@ -148,6 +149,7 @@ def write_artifact(folder: Path, card: Card, parts: Parts, table: Table) -> None
         grams: Phrases | Grams = getattr(parts.alone, name)
         arrays[f"{name}.idf"] = grams.idf
         vocabularies[name] = sorted(grams.vocabulary, key=grams.vocabulary.__getitem__)
+    vocabularies[COMMON] = sorted(parts.alone.common)
     temperatures = {}
     for name, head in zip(HEADS, (parts.alone, parts.measured), strict=True):
         if head is not None:
@@ -206,10 +208,13 @@ def _parts(
     card: Card,
 ) -> Parts:
     known = {name: {gram: at for at, gram in enumerate(vocabularies[name])} for name in GRAMS}
+    common = frozenset(vocabularies[COMMON])
     for name in GRAMS:
         if len(known[name]) != len(arrays[f"{name}.idf"]):
             raise ValueError(f"{FOLDER.further} and {FOLDER.arrays} differ in the {name}")
-    heads = {name: _head(name, heat, arrays, known) for name, heat in temperatures.items()}
+    heads = {
+        name: _head((name, heat), arrays, known, common) for name, heat in temperatures.items()
+    }
     alone, measured = heads["alone"], heads.get("measured")
     if (measured is None) == bool(card.measures):
         raise ValueError("measures and the head that reads them: one is there, the other is not")
@@ -222,18 +227,18 @@ def _parts(
 
 
 def _head(
-    name: str,
-    temperature: float,
+    called: tuple[str, float],
     arrays: Mapping[str, Any],
     known: Mapping[str, Mapping[str, int]],
+    common: frozenset[str],
 ) -> Head:
+    name, temperature = called
     weights: dict[str, Floats] = {grams: arrays[f"{name}.{grams}"] for grams in GRAMS}
     for grams, each in weights.items():
         if each.shape != (len(known[grams]), len(TASKS)):
             raise ValueError(f"the {grams} of {name} have weights of another shape")
-    words, frames = (
-        Phrases(known[grams], arrays[f"{grams}.idf"], weights[grams])
-        for grams in ("words", "frames")
+    words, frames, outlines = (
+        Phrases(known[grams], arrays[f"{grams}.idf"], weights[grams]) for grams in GRAMS[:3]
     )
     none = np.zeros(len(TASKS), np.float32)
     letters = Grams(known["letters"], arrays["letters.idf"], weights["letters"], none)
@@ -241,4 +246,5 @@ def _head(
     offset = arrays[f"{name}.offset"]
     if rest.shape != (len(columns), len(TASKS)) or offset.shape != none.shape:
         raise ValueError(f"the dense weights of {name} are of another shape")
-    return Head(words, frames, letters, Categories(TASKS, columns, rest, offset, temperature))
+    told = Categories(TASKS, columns, rest, offset, temperature)
+    return Head(words, frames, outlines, common, letters, told)

@@ -11,7 +11,7 @@ documents, models, or what a task is worth.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,9 +22,9 @@ from policies.composition.features import Features, Reading, Units
 from policies.composition.lexical import Floats
 from policies.composition.memory import Vectors, spelled
 from policies.reading.measures import Measures
-from policies.reading.wording import FRAMES, WORDS, frame, ngrams, tokens
+from policies.reading.wording import FRAMES, OUTLINES, WORDS, frame, ngrams, outline, tokens
 
-__all__ = ["Head", "Phrases", "Question", "TaskJudge", "worded"]
+__all__ = ["Head", "Phrases", "Question", "TaskJudge", "outlined", "worded"]
 
 DENSE = "cosine"
 """A measure that only a search with vectors has."""
@@ -32,11 +32,14 @@ DENSE = "cosine"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Asks as a head is given them: `features`, and of each the n-grams of `words` and `frames`."""
+    """Asks as a head is given them: `features`, and of each the n-grams of `words` and `frames`,
+    and the tokens of its frame, `framed`.
+    """
 
     features: Features
     words: tuple[Counter[str], ...]
     frames: tuple[Counter[str], ...]
+    framed: tuple[tuple[str, ...], ...]
 
     def __len__(self) -> int:
         return len(self.features)
@@ -47,23 +50,31 @@ class Question:
             self.features.rows(which),
             tuple(self.words[at] for at in which),
             tuple(self.frames[at] for at in which),
+            tuple(self.framed[at] for at in which),
         )
 
     def beside(self, numbers: Floats) -> Question:
         """The same with `numbers` [asks, numbers] at the end of each dense row."""
         kept = self.features
         wider = Features(np.hstack([kept.dense, numbers]), kept.embedding, kept.words)
-        return Question(wider, self.words, self.frames)
+        return Question(wider, self.words, self.frames, self.framed)
 
 
 def worded(asks: Sequence[Ask], features: Features) -> Question:
     """Asks whose `features` were read, and their wording."""
     said = [tokens(ask.text) for ask in asks]
+    framed = tuple(tuple(frame(each)) for each in said)
     return Question(
         features,
         tuple(ngrams([token.lower() for token in each], WORDS) for each in said),
-        tuple(ngrams(frame(each), FRAMES) for each in said),
+        tuple(ngrams(each, FRAMES) for each in framed),
+        framed,
     )
+
+
+def outlined(asked: Question, common: Collection[str]) -> list[Counter[str]]:
+    """The n-grams of each ask's outline, given what is common."""
+    return [ngrams(outline(each, common), OUTLINES) for each in asked.framed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +99,15 @@ class Phrases:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """One classifier: its parts' outputs are added and divided by the temperature of `rest`."""
+    """One classifier: its parts' outputs are added and divided by the temperature of `rest`.
+
+    `common` are the tokens that `outlines` keep.
+    """
 
     words: Phrases
     frames: Phrases
+    outlines: Phrases
+    common: frozenset[str]
     letters: Grams
     rest: Categories
 
@@ -99,6 +115,7 @@ class Head:
         """How likely each task is, [asks, tasks], rows that sum to 1."""
         whole = self.rest.outputs(asked.features) + self.letters.outputs(asked.features)
         whole += self.words.outputs(asked.words) + self.frames.outputs(asked.frames)
+        whole += self.outlines.outputs(outlined(asked, self.common))
         return softmax(whole / self.rest.temperature)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from app.bench import context_value
 from app.bench.context_refusal import NAMED, refusals
 from app.bench.context_tasks import ALONE, MEASURED, Judged
 from app.bench.context_value import placing, sent, values
@@ -20,6 +21,12 @@ from policies.reading.table import STRENGTH, published, stated
 from policies.training.context.fit import Tried
 from policies.training.outcomes.tables import write_table
 from tests.policies.reading.lessons import asked, trained
+
+
+@pytest.fixture(autouse=True)
+def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values are looked at here, no intervals."""
+    monkeypatch.setattr(context_value, "DRAWS", 40)
 
 
 def judged(certain: float) -> Judged:

@@ -83,12 +83,12 @@ def train(
     reading = reading_of(lexical, None if embedder is None else embedder.embed, embedding)
     question = worded(asks, reading.features(asks))
     folds = folds_of(asked.groups, recipe.folds, recipe.seed)
-    alone = tried(question, labels, folds, recipe, done)
+    alone = tried(question, labels, asked.groups, folds, recipe, done)
     measured, of_measures = None, None
     if searched is not None:
         of_measures = units(searched.rows)
         beside = question.beside(of_measures.of(searched.rows))
-        measured = tried(beside, labels, folds, recipe, done)
+        measured = tried(beside, labels, asked.groups, folds, recipe, done)
     metrics = {"alone": figures(alone, labels)}
     if measured is not None:
         metrics["measured"] = figures(measured, labels)

@@ -20,6 +20,8 @@ class Recipe:
     """Inverse of scikit-learn's C."""
     rarest: int = 2
     """Questions that an n-gram must be in to count."""
+    common: int = 6
+    """Documents whose questions must use a word that outlines keep."""
     lexical_scale: float = 0.1
     measure_scale: float = 0.05
     """Of a number in units of its spread, beside an embedding of length 1."""

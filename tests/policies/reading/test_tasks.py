@@ -17,7 +17,7 @@ from policies.reading.documents import TASKS
 from policies.reading.measures import Measures
 from policies.reading.table import published
 from policies.reading.tasks import TaskJudge, worded
-from policies.reading.wording import frame, ngrams, tokens
+from policies.reading.wording import frame, ngrams, outline, tokens
 from policies.training.context.fit import fit_head
 from policies.training.context.pipeline import Trained, asks_in
 from tests.policies.reading.lessons import MEASURES, QUICK, asked, searched, trained
@@ -71,9 +71,8 @@ def test_the_parts_are_one_regression() -> None:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     rows = asked()
-    head = fit_head(
-        worded(asks_in(rows.questions), _features(rows.questions)), rows.labels(), QUICK
-    )
+    question = worded(asks_in(rows.questions), _features(rows.questions))
+    head = fit_head(question, rows.labels(), rows.groups, QUICK)
     said = [[token.lower() for token in tokens(text)] for text in rows.questions]
     same = TfidfVectorizer(
         tokenizer=lambda parts: parts, preprocessor=lambda parts: parts, token_pattern=None,
@@ -136,6 +135,12 @@ def test_a_frame_has_no_names_and_no_numbers() -> None:
     assert frame(said) == [
         *("how", "did", "Xx", "change", "from", "Xx", "9", ",", "9", ",", "to", "9", "?")
     ]
+
+
+def test_an_outline_has_no_rare_words() -> None:
+    framed = frame(tokens("How does the grey cold harbour of Jena compare to Elba?"))
+    said = outline(framed, {"how", "does", "the", "of", "Xx", "compare", "to", "?"})
+    assert " ".join(said) == "<s> how does the _ of Xx compare to Xx ? </s>"
 
 
 @given(st.text())
