@@ -3,7 +3,8 @@
 Recall on the questions of LaRA (arXiv 2502.09977) that ask for one place of a document: of BM25
 alone, of vectors alone, and of both as they are served. The settings were chosen on documents of
 the half 1/2; the other half's figures are those to trust. Then times on one document of 128k tokens
-made of the data's books, on one core: a first question, and later ones.
+made of the data's books, on one core: a first question, and later ones; and what a document of 20
+MB takes.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the document whose search is timed (default %(default)s)")  # fmt: skip
     add("--asks", type=count, default=100, metavar="N",
         help="later questions of a repetition (default %(default)s)")  # fmt: skip
+    add("--megabytes", type=count, default=20, metavar="N",
+        help="of the document that is only cut and counted (default %(default)s)")  # fmt: skip
     add("--repetitions", type=count, default=3, metavar="N", help="(default %(default)s)")
     add("--json", action="store_true", help="print the figures as JSON")
 
@@ -74,5 +77,7 @@ def _figures(options: argparse.Namespace, report: Report) -> Iterator[Figure]:
     if options.only in {None, "recall"}:
         yield from retrieval_recall.measure(rows, minilm(), report)
     if options.only in {None, "speed"}:
-        load = retrieval_speed.Load(options.tokens, options.asks, options.repetitions)
+        load = retrieval_speed.Load(
+            options.tokens, options.asks, options.repetitions, options.megabytes
+        )
         yield from retrieval_speed.measure(rows, minilm(), load, report)

@@ -33,11 +33,15 @@ BEFORE = 10
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Tokens of the document, later questions of a repetition, repetitions."""
+    """Tokens of the document, later questions of a repetition, repetitions.
+
+    `megabytes` (of 1,000,000 characters) are those of the document that is only cut and counted.
+    """
 
     tokens: int
     asks: int
     repetitions: int
+    megabytes: int
 
 
 @dataclass(slots=True)
@@ -60,6 +64,7 @@ def measure(rows: Rows, embedder: LocalEmbedder, load: Load, report: Report) -> 
     with _one_core() as core:
         text, asks = _document(rows, load.tokens), _asks(rows, load.asks + 1)
         times = _times(text, asks, embedder, load.repetitions)
+        seconds, held = _large(text, load.megabytes)
     where = f"core {core}" if core is not None else "all cores: this system binds no process to one"
     report.remarks.append(f"speed: {len(text):,} characters, {load.tokens:,} tokens, on {where}")
     target = Target(FIRST_SECONDS, at_least=False)
@@ -72,6 +77,8 @@ def measure(rows: Rows, embedder: LocalEmbedder, load: Load, report: Report) -> 
             yield summary(f"later, {name} the background: {quantity}", figures, "ms", wanted)
     yield summary("background", times.background, "s")
     yield summary("held, the text included", times.held, "MB")
+    yield summary(f"{load.megabytes} MB of text: cutting and counting", [seconds], "s")
+    yield summary(f"{load.megabytes} MB of text: held, the text included", [held], "MB")
 
 
 def _document(rows: Rows, tokens: int) -> str:
@@ -123,6 +130,17 @@ def _times(text: str, asks: Sequence[str], embedder: LocalEmbedder, repetitions:
             times.held.append(shelf.held / 1e6)
             bar.update()
     return times
+
+
+def _large(text: str, megabytes: int) -> tuple[float, float]:
+    """Seconds until there is an index of the text, repeated to this size, and its megabytes."""
+    from policies.reading.index import Index
+
+    size = megabytes * 1_000_000
+    repeated = (text * (size // len(text) + 1))[:size]
+    began = time.perf_counter()
+    index = Index([repeated])
+    return time.perf_counter() - began, index.nbytes / 1e6
 
 
 def _first(

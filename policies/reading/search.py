@@ -26,6 +26,8 @@ __all__ = ["Hits", "Pool", "candidates", "ranked", "search"]
 
 _READ = 8192
 """Characters of an ask whose terms count; more is no question."""
+_AT_ONCE = 4096
+"""Windows whose vectors are unpacked at a time: 6 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,11 @@ def _cosines(pool: Pool, ask: Floats) -> Floats:
     windows = _windows(index, pool.chunks)
     lengths = index.windows.first[pool.chunks + 1] - index.windows.first[pool.chunks]
     begins = np.cumsum(lengths) - lengths
-    found: Floats = np.maximum.reduceat(index.known(windows) @ ask, begins)
+    each = np.empty(len(windows), np.float32)
+    for begin in range(0, len(windows), _AT_ONCE):
+        some = windows[begin : begin + _AT_ONCE]
+        each[begin : begin + len(some)] = index.known(some) @ ask
+    found: Floats = np.maximum.reduceat(each, begins)
     return found
 
 

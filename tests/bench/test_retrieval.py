@@ -39,8 +39,8 @@ def test_the_command_prints_what_programs_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path)
-    few = ["--tokens", "9000", "--asks", "4", "--repetitions", "1", "--json"]
-    status = main(["bench", "retrieval", "--data", str(tmp_path), *few])
+    few = ["--tokens", "9000", "--asks", "4", "--repetitions", "1", "--megabytes", "1"]
+    status = main(["bench", "retrieval", "--data", str(tmp_path), *few, "--json"])
     report = json.loads(capsys.readouterr().out)
     assert status == (0 if report["met"] else 1)
     figures = {figure["name"]: figure for figure in report["figures"]}
@@ -49,6 +49,7 @@ def test_the_command_prints_what_programs_read(
     assert figures["all, answer in 5: words alone"]["note"] == "book 1.000 of 15"
     assert figures["first question"]["target"] == "<= 3"
     assert figures["later, after the background: p99"]["target"] == "<= 50"
+    assert figures["1 MB of text: held, the text included"]["value"] > 1
     assert figures["held, the text included"]["value"] > 0
     assert any("15 questions about 3 documents, 15 with" in each for each in report["remarks"])
 
