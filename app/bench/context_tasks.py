@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.bench.figures import Figure, Target
+from app.bench.figures import Figure, Target, summary
 from app.training import bar
 from policies.composition.artifact import Embedding
 from policies.composition.embedder import minilm
@@ -31,6 +31,7 @@ from policies.training.context.pipeline import asks_in
 from policies.training.context.recipe import Recipe
 from policies.training.context.rows import Asked, read_asked, with_documents
 from policies.training.experts.blending import folds_of
+from policies.training.experts.worth import calibration_error
 from policies.training.outcomes.tables import read_table
 from policies.training.scoring.resampling import difference, interval, resampled
 
@@ -95,6 +96,10 @@ def tasks(found: Judged) -> Iterator[Figure]:
     """The figures of both heads, and of their difference."""
     everything = {name: each.unseen for name, each in found.heads.items()}
     yield from _compared("all documents", found, everything, np.arange(len(found.labels)))
+    for name, likely in everything.items():
+        right = (likely.argmax(axis=1) == found.labels).astype(float)
+        off = [calibration_error(likely.max(axis=1), right)]
+        yield summary(f"all documents: confidence off by, {name}", off, "")
     half = np.array([_half(source or "") for source in found.rows.sources])
     yield from _compared("half 2/2 from half 1/2", found, *_across(found, half == 1, half == 2))
     for kind in dict.fromkeys(found.kinds):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from app.cli import main
 from policies.reading.artifact import SHIPPED, opened, read_artifact
 from policies.reading.documents import TASKS
 from policies.reading.table import published
+from policies.training.context import recipe
 from policies.training.context.outcomes import read_outcomes
 from policies.training.context.pipeline import asks_in
 from policies.training.outcomes.errors import RowsError
@@ -23,6 +25,14 @@ from tests.policies.reading.lessons import asked
 
 Said = Callable[[], tuple[str, str]]
 TEXT = "The fleet of Anna had seven ships. The harbour of Jena is grey. " * 40
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _three_folds() -> Iterator[None]:
+    """Enough for so few rows."""
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
+        patch.setattr(recipe, "Recipe", partial(recipe.Recipe, folds=3))
+        yield
 
 
 @pytest.fixture
@@ -59,9 +69,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own = '{"model": "mine", "tokens": 40000, "way": "whole", "score": 1, '
     lines = [own + '"task": "comparison"}', own + '"question": "Why did Anna leave?"}']
     (home / "own.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    with threadpool_limits(1):
-        code = main(train(home, "--documents", f"{home}/texts", "--outcomes", f"{home}/own.jsonl"))
-    assert code == 0
+    own = ("--outcomes", f"{home}/own.jsonl")
+    assert main(train(home, "--documents", f"{home}/texts", *own)) == 0
     return home
 
 
@@ -91,8 +100,7 @@ def test_a_training_leaves_an_artifact(home: Path) -> None:
 
 
 def test_without_documents_the_question_alone_is_learned(home: Path, said: Said) -> None:
-    with threadpool_limits(1):
-        assert main(train(home, "--no-documents", "--json", out="alone")) == 0
+    assert main(train(home, "--no-documents", "--json", out="alone")) == 0
     figures = json.loads(said()[0])
     assert figures["rows"] == 48
     assert np.sum(figures["alone"]["confusion"]) == 48
@@ -104,7 +112,11 @@ def test_without_documents_the_question_alone_is_learned(home: Path, said: Said)
     ("change", "more", "why"),
     [
         ({}, (), "the rows bring no documents: say where they are with --documents DIR"),
-        ({"file": ["else.txt"] * 48}, ("--documents", "."), "row 1: there is no else.txt below ."),
+        (
+            {"file": ["else.txt"] * 48},
+            ("--documents", "docs"),
+            "row 1: there is no else.txt below docs",
+        ),
         ({"task": ["sums"] * 48}, ("--no-documents",), "column task, row 1, 'sums' is none of"),
         ({"task": [None] * 48}, ("--no-documents",), "row 1 has no task"),
         ({"task": ["comp"] * 48}, ("--no-documents",), "48 different questions of 1 tasks are too"),
