@@ -23,7 +23,7 @@ __all__ = ["add_arguments", "main"]
 
 PACKAGES = ("bm25s", "semantic-text-splitter", "onnxruntime", "tokenizers", "numpy")
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-PARTS = ("recall", "speed")
+PARTS = ("recall", "speed", "decision")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +68,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _figures(options: argparse.Namespace, report: Report) -> Iterator[Figure]:
-    from app.bench import retrieval_recall, retrieval_speed
+    from app.bench import retrieval_decision, retrieval_recall, retrieval_speed
     from app.bench.retrieval_rows import read
     from policies.composition.embedder import minilm
 
@@ -76,8 +76,10 @@ def _figures(options: argparse.Namespace, report: Report) -> Iterator[Figure]:
     report.remarks.append(f"embedder: {minilm().name}")
     if options.only in {None, "recall"}:
         yield from retrieval_recall.measure(rows, minilm(), report)
+    load = retrieval_speed.Load(
+        options.tokens, options.asks, options.repetitions, options.megabytes
+    )
+    if options.only in {None, "decision"}:
+        yield from retrieval_decision.measure(rows, load, report)
     if options.only in {None, "speed"}:
-        load = retrieval_speed.Load(
-            options.tokens, options.asks, options.repetitions, options.megabytes
-        )
         yield from retrieval_speed.measure(rows, minilm(), load, report)

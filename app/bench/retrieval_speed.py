@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from policies.reading.index import Index
     from policies.reading.shelf import Shelf
 
-__all__ = ["Load", "measure"]
+__all__ = ["Load", "asks_of", "document", "measure", "one_core"]
 
 FIRST_SECONDS, LATER_MS = 3.0, 50.0
 """What a first question may take, and the 99th percentile of later ones."""
@@ -61,8 +61,8 @@ def measure(rows: Rows, embedder: LocalEmbedder, load: Load, report: Report) -> 
     from app.bench.embedder import quantile
     from app.bench.figures import Target, summary
 
-    with _one_core() as core:
-        text, asks = _document(rows, load.tokens), _asks(rows, load.asks + 1)
+    with one_core() as core:
+        text, asks = document(rows, load.tokens), asks_of(rows, load.asks + 1)
         times = _times(text, asks, embedder, load.repetitions)
         seconds, held = _large(text, load.megabytes)
     where = f"core {core}" if core is not None else "all cores: this system binds no process to one"
@@ -81,7 +81,7 @@ def measure(rows: Rows, embedder: LocalEmbedder, load: Load, report: Report) -> 
     yield summary(f"{load.megabytes} MB of text: held, the text included", [held], "MB")
 
 
-def _document(rows: Rows, tokens: int) -> str:
+def document(rows: Rows, tokens: int) -> str:
     """Books one after the other (any documents, if there are none), cut at so many tokens."""
     from policies.reading.counting import tokens as counted
 
@@ -98,7 +98,8 @@ def _document(rows: Rows, tokens: int) -> str:
     return "\n\n".join(parts)
 
 
-def _asks(rows: Rows, count: int) -> Sequence[str]:
+def asks_of(rows: Rows, count: int) -> Sequence[str]:
+    """So many questions about books (about any documents, if there are none)."""
     asks = [row.ask for row in rows.rows if row.kind == "book"] or [row.ask for row in rows.rows]
     return [asks[at % len(asks)] for at in range(count)]
 
@@ -162,7 +163,7 @@ def _later(shelf: Shelf, text: str, asks: Sequence[str], embedder: LocalEmbedder
 
 
 @contextmanager
-def _one_core() -> Iterator[int | None]:
+def one_core() -> Iterator[int | None]:
     """Binds this thread, and those that it starts, to one core; None where that cannot be."""
     if not hasattr(os, "sched_setaffinity"):
         yield None

@@ -48,6 +48,7 @@ def test_the_command_prints_what_programs_read(
     assert figures["all, answer in the first: BM25 alone"]["value"] == 1
     assert figures["all, answer in 5: words alone"]["note"] == "book 1.000 of 15"
     assert figures["first question"]["target"] == "<= 3"
+    assert figures["decision, later questions: p99"]["target"] == "<= 50"
     assert figures["later, after the background: p99"]["target"] == "<= 50"
     assert figures["1 MB of text: held, the text included"]["value"] > 1
     assert figures["held, the text included"]["value"] > 0
