@@ -28,6 +28,7 @@ from policies.composition.memory import Vectors, spelled
 from policies.composition.opening import local_embedder, tokens_of
 from policies.composition.prior import Hashes, hashed
 from policies.reading.documents import TASKS
+from policies.reading.index import WINDOW
 from policies.reading.measures import NAMES as MEASURED
 from policies.reading.measures import Measures
 from policies.reading.table import Table, read_table, stated
@@ -42,7 +43,13 @@ FOLDER = Folder(
     "card.json",
     "arrays.safetensors",
     "grams.json",
-    {"format": 1, "kind": "context", "lexical": list(NAMES), "tasks": list(TASKS)},
+    {
+        "format": 1,
+        "kind": "context",
+        "lexical": list(NAMES),
+        "tasks": list(TASKS),
+        "window": WINDOW,  # measures of other windows are other numbers
+    },
     "tandem train context",
 )
 HEADS = ("alone", "measured")

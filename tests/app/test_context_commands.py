@@ -66,8 +66,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "texts" / "deep").mkdir(parents=True)
     for name in range(10):
         (home / "texts" / "deep" / f"{name}.txt").write_text(TEXT, encoding="utf-8")
-    own = '{"model": "mine", "tokens": 40000, "way": "whole", "score": 1, '
-    lines = [own + '"task": "comparison"}', own + '"question": "Why did Anna leave?"}']
+    outcome = '{"model": "mine", "tokens": 40000, "way": "whole", "score": 1, '
+    lines = [outcome + '"task": "comparison"}', outcome + '"question": "Why did Anna leave?"}']
     (home / "own.jsonl").write_text("\n".join(lines), encoding="utf-8")
     own = ("--outcomes", f"{home}/own.jsonl")
     assert main(train(home, "--documents", f"{home}/texts", *own)) == 0
