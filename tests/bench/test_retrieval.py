@@ -114,5 +114,5 @@ def test_the_long_document_has_its_tokens(tmp_path: Path) -> None:
     from policies.reading.counting import tokens
 
     write(tmp_path)
-    text = retrieval_speed._document(read(tmp_path, "32k"), 20_000)
+    text = retrieval_speed.document(read(tmp_path, "32k"), 20_000)
     assert tokens(text) == pytest.approx(20_000, rel=0.01)
