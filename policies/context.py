@@ -134,6 +134,7 @@ class Context:
             give_up=self.give_up,
             patience=self.patience,
             inline=self.inline,
+            measured=self.search.measures_as(artifact.card.retrieval),
             embed=local.embed if local else None,
             corpus=None if self.corpus is None else Corpus(Path(self.corpus)),
         )

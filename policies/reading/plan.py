@@ -96,7 +96,8 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class Planner:
     """How requests are read. `embed` is the local embedder; None where a backend makes vectors, or
-    where words alone are searched.
+    where words alone are searched. `measured`: documents are cut and searched as they were when the
+    judge learned what measures mean.
     """
 
     judge: TaskJudge = field(repr=False)
@@ -108,6 +109,7 @@ class Planner:
     give_up: float
     patience: float
     inline: bool
+    measured: bool
     embed: Embed | None = field(compare=False, repr=False)
     corpus: Corpus | None = field(default=None, compare=False, repr=False)
 
@@ -190,7 +192,7 @@ class Planner:
         hits = ranked(pool, self.embed([found.ask])[0])
         if not pool.index.whole:
             self.shelf.prepare(pool.index, self.embed)
-        return hits.passages, hits.measures
+        return hits.passages, hits.measures if self.measured else None
 
     def write(self, plan: Plan, way: Way, request: Request) -> Request:
         """The request as the reader gets it."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from policies import TABLE
+from policies.composition.ask import Ask
 from policies.context import Context, Reads
 from policies.reading.documents import Way
 from policies.reading.recipe import Recipe
@@ -390,6 +391,21 @@ def test_settings_are_what_they_look_like() -> None:
     way: Way = "whole"
     assert made.readers["small"].model is None
     assert made.way != way
+
+
+def test_measures_of_another_search_are_not_judged_by() -> None:
+    def likely(**search: Any) -> tuple[float, ...]:
+        made = policy(search=search)._planner
+        found = made.find(asking(WHERE))
+        assert not isinstance(found, str)
+        pool = made.look(found)
+        assert not isinstance(pool, str)
+        return made.plan(found, pool, [], None).chances
+
+    plain, same, other = likely(), likely(keep=3, lexical=1.0), likely(chunk_tokens=300)
+    alone = policy()._planner.judge.judge(Ask(WHERE, len(WHERE)))
+    assert plain == same != alone
+    assert other == alone
 
 
 def test_the_second_question_costs_no_indexing() -> None:
