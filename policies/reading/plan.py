@@ -8,6 +8,7 @@ come in as values.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -183,8 +184,10 @@ class Planner:
 
         if vectors is not None:
             learned = np.array(vectors, np.float32)
-            pool.learn(learned[:-1])
-            return ranked(pool, learned[-1]).passages, None
+            with suppress(ValueError):  # a backend that changed the length of its vectors
+                pool.learn(learned[:-1])
+                return ranked(pool, learned[-1]).passages, None
+            return ranked(pool, None).passages, None
         if self.embed is None or not self.recipe.dense:
             return ranked(pool, None).passages, None
         if missing := pool.missing():

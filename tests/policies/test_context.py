@@ -354,6 +354,17 @@ def test_a_backend_may_make_the_vectors() -> None:
     assert FACT in "".join(cited["text"] for cited in step.cited)
 
 
+def test_words_do_if_its_vectors_change_their_length() -> None:
+    made = policy(embedder="other", way="passages")
+    for length in (2, 3):
+        steps = made.route(asking(WHERE), FLEET)
+        step: Any = next(steps)
+        while not isinstance(step, Note):
+            reply = tuple((1.0,) * length for _ in step.texts) if isinstance(step, Embed) else None
+            step = steps.send(step.function(*step.arguments) if reply is None else reply)
+        assert step.reason == "passages"
+
+
 def test_words_do_if_it_does_not_answer() -> None:
     silent = Failed(attempt("other", ""), failed(attempt("other", "")).fault)
     played = Played(policy(embedder="other", way="passages"), asking(WHERE), FLEET, silent, DONE)
