@@ -91,6 +91,8 @@ class Request:
     """The client's headers that travel on to the backend (trace context), lower-case names."""
     explain: bool = False
     """Whether the client wants to be told which model wrote which token, and what was read."""
+    ask: str | None = None
+    """What is asked, where a policy that hands the request on has told it from its documents."""
 
     def asking(
         self, body: Mapping[str, Any], surface: Surface = Surface.CHAT, *, stream: bool = False

@@ -198,12 +198,13 @@ class Planner:
         return hits.passages, hits.measures if self.measured else None
 
     def write(self, plan: Plan, way: Way, request: Request) -> Request:
-        """The request as the reader gets it."""
+        """The request as the reader gets it, who is told what the ask is, too."""
         if way == "passages":
             changes = prompts.passages(plan.found, plan.passages, refusal=False)
         else:
             changes = prompts.whole(plan.found, inline=self.inline)
-        return rewritten(request, changes) if changes else request
+        told = replace(request, ask=plan.found.ask)
+        return rewritten(told, changes) if changes else told
 
     def write_first(self, plan: Plan, request: Request) -> Request:
         """The request with passages, to a reader that may say "unanswerable"."""
