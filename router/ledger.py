@@ -87,7 +87,7 @@ class Ledger:
     the gateway only waited for a backend to speak or for the client to read. `prompt` counts the
     prompt's tokens once a policy has sent it as token ids. `reason` and `detail` are what was said
     last, `before` what those said who had handed the request on; `cited` what the answer is made
-    from.
+    from, `sent` the share of the client's prompt that this leaves.
     """
 
     request: Request
@@ -100,6 +100,7 @@ class Ledger:
     detail: str = ""
     before: tuple[str, ...] = ()
     cited: tuple[Mapping[str, Any], ...] = ()
+    sent: float = 1.0
     status: int = 200
     fault: Fault | None = None
     first_byte: float | None = None
@@ -123,8 +124,11 @@ class Ledger:
         return known if self.prompt is None else replace(known, prompt=self.prompt)
 
     def baseline_cost(self, now: float) -> float:
-        """USD that the same answer would have cost on the baseline model alone."""
-        return cost(self.delivered(now), self.baseline)
+        """USD that the same answer would have cost on the baseline model alone, which would have
+        been sent the client's whole prompt.
+        """
+        usage = self.delivered(now)
+        return cost(replace(usage, prompt=round(usage.prompt / self.sent)), self.baseline)
 
     @property
     def why(self) -> str:

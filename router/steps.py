@@ -273,13 +273,15 @@ class Note:
     """Say why: `reason` is one of the policy's `reasons`, `detail` is for people. Reply: None.
 
     `expected` is the score from 0 to 1 that the policy expects of each target's answer, if it has
-    an idea of it; `cited` the passages that the answer is made from, as a client is shown them.
+    an idea of it; `cited` the passages that the answer is made from, as a client is shown them;
+    `sent` the share of the client's prompt that the model is given. None leaves both as they are.
     """
 
     reason: str
     detail: str = ""
     expected: Mapping[str, float] = field(default_factory=lambda: UNCHANGED)
-    cited: tuple[Mapping[str, Any], ...] = ()
+    cited: tuple[Mapping[str, Any], ...] | None = None
+    sent: float | None = None
 
 
 Step: TypeAlias = (

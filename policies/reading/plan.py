@@ -75,6 +75,11 @@ class Plan:
             best[target] = max(option.value, best.get(target, 0.0))
         return best
 
+    def sent(self, option: Option) -> float:
+        """The share of the prompt that is sent: of one that some reader could have read whole."""
+        readable = any(other.way == "whole" for other in self.order)
+        return min(1.0, option.tokens / max(1, self.tokens["whole"])) if readable else 1.0
+
     def about(self, option: Option) -> str:
         """For people, in numbers only: the log keeps it, and no word of a client's."""
         told = f"{self.task} {max(self.chances):.2f}; {option.tokens} of {self.tokens['whole']} "

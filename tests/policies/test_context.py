@@ -155,6 +155,9 @@ def test_passages_hold_the_answer_and_little_else() -> None:
     assert played.prompt.rstrip().endswith(WHERE)
     assert len(played.prompt) < len(DOCUMENT) / 5
     (note,) = played.notes
+    assert note.cited
+    assert note.sent
+    assert 0.02 < note.sent < 0.1, "what the whole would have cost is counted as spared"
     assert [cited["document"] for cited in note.cited] == ["log"] * 3
     for cited in note.cited:
         assert DOCUMENT[cited["start"] : cited["end"]] == cited["text"]
@@ -167,6 +170,7 @@ def test_the_whole_is_the_clients_text() -> None:
     assert played.reason == "whole"
     assert DOCUMENT in played.prompt
     assert played.notes[0].cited == ()
+    assert played.notes[0].sent == 1
 
 
 def test_what_stands_in_the_message_already_is_sent_as_it_came() -> None:
@@ -205,7 +209,7 @@ def test_passages_are_left_out_until_a_window_holds_them() -> None:
     tiny = facing(small={"context": 800}, large={"context": 800})
     played = Played(policy(), asking(WHERE), tiny, tuple(range(100)), DONE)
     assert played.reason == "passages"
-    assert 1 <= len(played.notes[0].cited) < 3
+    assert 1 <= len(played.notes[0].cited or ()) < 3
 
 
 def test_nothing_is_cut_unless_that_is_allowed_and_then_it_is_said() -> None:
@@ -351,7 +355,7 @@ def test_a_backend_may_make_the_vectors() -> None:
     while isinstance(step, Compute):
         step = steps.send(step.function(*step.arguments))
     assert isinstance(step, Note)
-    assert FACT in "".join(cited["text"] for cited in step.cited)
+    assert FACT in "".join(cited["text"] for cited in step.cited or ())
 
 
 def test_words_do_if_its_vectors_change_their_length() -> None:
