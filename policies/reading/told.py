@@ -60,10 +60,10 @@ class Told:
         reason, *numbers = found.groups()
         chances = [float(number) for number in numbers[: len(TASKS)]]
         documents, sent, whole, target, value = numbers[len(TASKS) :]
-        if not (whole_chance := sum(chances)):
+        if not (total := sum(chances)):
             return None
         told = cls(
-            tuple(chance / whole_chance for chance in chances),
+            tuple(chance / total for chance in chances),
             int(documents), int(sent), int(whole), target, float(value),
         )  # fmt: skip
         return READ[reason], told

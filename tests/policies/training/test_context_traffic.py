@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from policies.context import Context
 from policies.reading.documents import TASKS
-from policies.reading.told import Told
+from policies.reading.told import READ, Told
 from policies.training.context.outcomes import read_own
+from policies.training.context.traffic import UNKNOWN
 from policies.training.outcomes.errors import RowsError
 
 CHANCES = (0.6, 0.2, 0.1, 0.1)
@@ -94,6 +96,11 @@ def test_the_rest_is_counted(tmp_path: Path) -> None:
         "without a whole answer": 2,
         "written by several models": 1,
     }
+
+
+def test_every_reason_of_the_policy_is_of_a_way_or_of_none() -> None:
+    assert {*READ, *UNKNOWN} == {*Context.reasons}
+    assert not UNKNOWN & READ.keys()
 
 
 def test_the_ask_of_a_body_is_judged_anew(tmp_path: Path) -> None:
