@@ -131,9 +131,14 @@ class Ledger:
         return cost(replace(usage, prompt=round(usage.prompt / self.sent)), self.baseline)
 
     @property
-    def why(self) -> str:
+    def said(self) -> tuple[str, ...]:
         """The reason with its detail, for people, after those of the policies that handed on."""
-        return " > ".join((*self.before, told(self.reason, self.detail)))
+        return (*self.before, told(self.reason, self.detail)) if self.reason else self.before
+
+    @property
+    def why(self) -> str:
+        """The same in one line."""
+        return " > ".join(self.said)
 
     def written(self) -> dict[str, int]:
         """Completion tokens that the client gets, by model; 0 where nobody counted."""
@@ -159,6 +164,7 @@ class Ledger:
             message=self.fault.summary if self.fault else "",
             reason=self.reason,
             detail=self.detail,
+            said=self.said,
             attempts=attempts,
             first_byte=None if self.first_byte is None else self.first_byte - self.began,
             seconds=now - self.began,

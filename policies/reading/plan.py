@@ -25,6 +25,7 @@ from policies.reading.search import Pool, candidates, ranked
 from policies.reading.shelf import Shelf
 from policies.reading.table import Table
 from policies.reading.tasks import TaskJudge
+from policies.reading.told import Told
 from router.phrases import rewritten
 from router.steps import Request, Vectors
 
@@ -47,17 +48,17 @@ class Plan:
     """`order` are the readings that fit, the one to take first; `unfit` says why the others do not.
 
     `passages` are best first, of `chunks` that there are; `chances` [tasks] how likely each task
-    is; `tokens` those of the prompt each way, `answer` those that the answer may have; `dense`
-    characters of a document's token, on the mean.
+    is; `length` the documents' tokens, `tokens` those of the prompt each way, `answer` those that
+    the answer may have.
     """
 
     found: Found
     passages: tuple[Passage, ...]
     chunks: int
     chances: tuple[float, ...]
+    length: int
     tokens: Mapping[Way, int]
     answer: int
-    dense: float
     order: tuple[Option, ...]
     unfit: tuple[Option, ...]
 
@@ -65,6 +66,11 @@ class Plan:
     def task(self) -> Task:
         """What is most likely asked."""
         return TASKS[self.chances.index(max(self.chances))]
+
+    @property
+    def dense(self) -> float:
+        """Characters of a document's token, on the mean."""
+        return self.found.characters / max(1, self.length)
 
     @property
     def expected(self) -> Mapping[str, float]:
@@ -82,8 +88,16 @@ class Plan:
 
     def about(self, option: Option) -> str:
         """For people, in numbers only: the log keeps it, and no word of a client's."""
-        told = f"{self.task} {max(self.chances):.2f}; {option.tokens} of {self.tokens['whole']} "
-        told += f"tokens to {option.reader.target}, expects {option.value:.2f}"
+        told = str(
+            Told(
+                self.chances,
+                self.length,
+                option.tokens,
+                self.tokens["whole"],
+                option.reader.target,
+                option.value,
+            )
+        )
         if self.found.unread:
             told += f"; {len(self.found.unread)} kinds of files are not read"
         if option.way == "whole":
@@ -145,15 +159,13 @@ class Planner:
         passages, measures = self._searched(found, pool, vectors)
         ask = Ask(found.ask[:LONGEST], len(found.ask))
         chances = self.judge.judge(ask, measures)
-        dense = found.characters / max(1, sum(pool.index.tokens))
-        rest = _rest(found)
-        answer = _answer(found.body)
+        length, rest = sum(pool.index.tokens), _rest(found)
         plan = Plan(
-            found, passages, len(pool.index.chunks), chances,
-            {"passages": _tokens(passages, dense) + rest, "whole": sum(pool.index.tokens) + rest},
-            answer, dense, (), (),
+            found, passages, len(pool.index.chunks), chances, length, {"whole": length + rest},
+            _answer(found.body), (), (),
         )  # fmt: skip
-        length = sum(pool.index.tokens)
+        tokens = {"passages": _tokens(passages, plan.dense) + rest, **plan.tokens}
+        plan = replace(plan, tokens=tokens)
         values = {
             reader.target: self.table.value(
                 reader.model, length, chances, like=reader.like, params_b=reader.params_b
@@ -219,7 +231,7 @@ class Planner:
         """The request with the middle of its documents cut to fit a window (tokens), and how many
         characters that left out.
         """
-        outside = plan.tokens["whole"] - plan.found.characters / plan.dense
+        outside = plan.tokens["whole"] - plan.length
         room = (window - plan.answer) / MARGIN - outside
         changes, missing = prompts.cut(
             plan.found, max(0, int(room * plan.dense)), inline=self.inline
