@@ -220,6 +220,9 @@ async def _done(call: Callable[[], T]) -> T:
         return await asyncio.to_thread(call)
     except CorpusError as error:
         _refuse(error)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise AdminError(507, "disk", f"{where}{error.strerror or error}") from None
 
 
 def _refuse(error: CorpusError) -> NoReturn:

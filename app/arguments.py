@@ -5,6 +5,9 @@ A ValueError is what argparse turns into its complaint and exit status 2.
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 
 def count(text: str) -> int:
     """A number from 1 on."""
@@ -18,3 +21,10 @@ def share(text: str) -> float:
     if not 0 < (value := float(text)) <= 1:
         raise ValueError
     return value
+
+
+def parquet(text: str) -> Path:
+    """The name of a Parquet file: tables are written in no other format."""
+    if (file := Path(text)).suffix.lower() != ".parquet":
+        raise argparse.ArgumentTypeError(f"{text}: is written as Parquet; name a file so")
+    return file

@@ -193,11 +193,17 @@ class Corpora:
         encoded = {key: text.encode() for key, text in texts.items()}
         self._fit(folder, manifest, encoded)
         (folder / TEXTS).mkdir(parents=True, exist_ok=True)
-        for key, data in encoded.items():
-            write_whole(text_path(folder, key), data)
-        _settle(folder / TEXTS)
-        following = replace(manifest, revision=manifest.revision + 1)
-        write_whole(folder / MANIFEST, written(following))
+        new = [file for key in encoded if not (file := text_path(folder, key)).exists()]
+        try:
+            for key, data in encoded.items():
+                write_whole(text_path(folder, key), data)
+            _settle(folder / TEXTS)
+            following = replace(manifest, revision=manifest.revision + 1)
+            write_whole(folder / MANIFEST, written(following))
+        except OSError:
+            for file in new:  # on a full disk they would stand in the way of what makes room
+                file.unlink(missing_ok=True)
+            raise
         _settle(folder)
         _tidy(folder, {entry.digest for entry in manifest.entries})
 
@@ -238,15 +244,20 @@ def _size(file: Path) -> int:
 def write_whole(file: Path, data: bytes) -> None:
     """Write a file so that at any time there is the old one or the new one, on the disk too.
 
-    One at a time in a folder.
+    One at a time in a folder. OSError, with the file's name, leaves nothing behind.
     """
     new = file.parent / NEW
-    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
-    with os.fdopen(handle, "wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    new.replace(file)
+    try:
+        handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
+        with os.fdopen(handle, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        new.replace(file)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        error.filename, error.filename2 = str(file), None
+        raise
 
 
 def _settle(folder: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app import predict_context
+from app.arguments import parquet
 
 if TYPE_CHECKING:
     from policies.training.outcomes.rows import Rows
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--policy", choices=("experts", "context"), default="experts", help=policy)
     rows = "prompts: Parquet, JSON lines or CSV with prompt or messages (context: or question)"
     add("--rows", type=Path, nargs="+", action="extend", required=True, metavar="FILE", help=rows)
-    add("--out", type=Path, required=True, metavar="OUT.parquet", help="the file to write")
+    add("--out", type=parquet, required=True, metavar="OUT.parquet", help="the file to write")
     setting = "a setting of the policy, such as budget='{large_share: 0.3}'; may be repeated"
     add("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help=setting)
     predict_context.add_arguments(parser)

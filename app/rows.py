@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.arguments import parquet
+
 if TYPE_CHECKING:
     from policies.training.outcomes.rows import Rows
 
@@ -25,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     files += "; or logs of decisions (JSON lines)"
     add("files", type=Path, nargs="+", metavar="FILE", help=files)
-    add("--out", type=Path, required=True, metavar="OUT.parquet", help="the file to write")
+    add("--out", type=parquet, required=True, metavar="OUT.parquet", help="the file to write")
     models = "only these models, in this order"
     add("--models", metavar="A,B,...", help=models)
     rename = "call a model otherwise; may be repeated"

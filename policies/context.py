@@ -23,7 +23,7 @@ from policies.composition.embedder import EmbedderError, LocalEmbedder, minilm
 from policies.reading.artifact import opened
 from policies.reading.choice import Limits, Option, Reader
 from policies.reading.corpus import Corpus
-from policies.reading.first_pass import first_pass
+from policies.reading.first_pass import first_pass, may_refuse
 from policies.reading.found import READ, Found
 from policies.reading.kept_vectors import builder
 from policies.reading.plan import Plan, Planner
@@ -198,7 +198,7 @@ class Context:
         vectors = yield from self._vectors(request, found, pool)
         readers = [self._reader(name, fleet) for name in self.readers]
         plan = yield from compute(Planner.plan, self._planner, found, pool, readers, vectors)
-        if self.way == "self_route" and plan.task != "comp":
+        if self.way == "self_route" and plan.task != "comp" and may_refuse(request.body):
             return (yield from self._self_route(request, plan, fleet))
         return (yield from self._read(request, plan, self._wanted(plan)))
 
@@ -222,7 +222,7 @@ class Context:
         if self.embedder is None:
             return None
         texts = yield from compute(Pool.missing, pool)
-        vectors = yield from embed(self.embedder, request, (*texts, found.ask))
+        vectors = yield from embed(self.embedder, request, (*texts, found.question))
         return None if isinstance(vectors, Failed) else vectors
 
     def _reader(self, target: str, fleet: Fleet) -> Reader:
@@ -325,6 +325,7 @@ class Context:
         heard = yield from first_pass(first.reader.model, written)
         if isinstance(heard, Failed):
             if not heard.fault.elsewhere:
+                yield from note("passages", plan.about(first), plan.expected)
                 return heard
             yield from note("reader_failed", f"{first.reader.target}: {heard.fault.summary}")
             rest = [o for o in plan.order if o.reader.target != first.reader.target]

@@ -18,6 +18,7 @@ from time import monotonic
 from router.alarms import Alarms
 from router.budget import RetryBudget
 from router.call import Call, Limits, limits
+from router.computing import Computing
 from router.faults import Blame, Fault, FaultError
 from router.ledger import Ledger, Tally
 from router.outgoing import hidden_by, outgoing
@@ -30,13 +31,16 @@ from router.upstream import Upstream
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the requests of a process share: connections, retries, alarms, chance, the time."""
+    """What the requests of a process share: connections, retries, alarms, chance, the time, and the
+    threads for long work.
+    """
 
     upstream: Upstream
     budget: RetryBudget
     alarms: Alarms
     rng: random.Random
     wall: Callable[[], float]
+    computing: Computing = field(default_factory=Computing)
 
 
 @dataclass(slots=True)

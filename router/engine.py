@@ -192,7 +192,8 @@ class Drive:
 
     async def _compute(self, step: Compute) -> Any:
         try:
-            return await asyncio.to_thread(step.function, *step.arguments)
+            began, size = self.ledger.began, len(self.ledger.request.raw)
+            return await self.shared.computing.run(step.function, step.arguments, began, size)
         except Exception:  # noqa: BLE001  # as above: it is the policy's function
             raise broke(self._frames[-1].name) from None
 

@@ -55,6 +55,12 @@ _CODE = re.compile(
 )
 _SAMPLE, _CODED = 20_000, 0.4
 """Characters that tell whether a text is code, and the share of their lines that then is."""
+_INTRODUCES = re.compile(
+    r"\b(?:context|information|document|text|passage|excerpt|source|article|report)s?\b"
+    r"[^\n]{0,80}(?:\bbelow\b[^\n]{0,3}|\bfollow(?:s|ing)\b[^\n]{0,3}|:)\s*$|^here (?:is|are)\b",
+    re.IGNORECASE,
+)
+"""What a framework says before the ruler above a document."""
 _ANNOUNCES = re.compile(r"\bquestions?\b", re.IGNORECASE)
 _ANSWER = re.compile(r"\n[ \t\r]*\n\s*(?:answer|a)\s{0,2}[:\uff1a]\s*$", re.IGNORECASE)
 
@@ -84,8 +90,11 @@ def fenced_in(text: str, least: int) -> list[Region] | Unclear:
 
 def is_code(text: str) -> bool:
     """Whether a text is about code: a fence names a language, or many of its lines are code."""
-    if any(_language(mark["info"]) for mark in _TICKS.finditer(text)):
-        return True
+    return any(_language(mark["info"]) for mark in _TICKS.finditer(text)) or coded(text)
+
+
+def coded(text: str) -> bool:
+    """Whether many lines of a text are code."""
     lines = [line for line in text[:_SAMPLE].splitlines() if line.strip()]
     coded = sum(_CODE.match(line.rstrip()) is not None for line in lines)
     return coded > _CODED * len(lines)
@@ -123,7 +132,8 @@ def _ruled(text: str, rulers: Sequence[tuple[int, int]], least: int) -> list[Reg
     if len(rulers) == 2 and rulers[1][0] - rulers[0][1] >= least:
         (first, start), (end, last) = rulers
         outside = [text[:first].strip(), text[last:].strip()]
-        if all(outside) or max(map(len, outside)) > LONGEST_ASK:
+        framed = _INTRODUCES.search(outside[0][-LABEL:]) and _ASKS.match(outside[1])
+        if (all(outside) and not framed) or max(map(len, outside)) > LONGEST_ASK:
             return Unclear("rulers in the text may be a part of the document")
         return [_ruled_off(text, Span(first, start, end, last))]
     if len(rulers) != 1:

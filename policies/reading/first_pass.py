@@ -8,7 +8,9 @@ included. Knows answers and nothing of documents.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from policies.reading.refusal import refuses, undecided
 from router.phrases import DRAFT_SHARE, Phrase, next_event, open_attempt
@@ -23,7 +25,10 @@ from router.steps import (
     TimedOut,
 )
 
-__all__ = ["Heard", "first_pass"]
+__all__ = ["Heard", "first_pass", "may_refuse"]
+
+GRAMMARS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
+"""vLLM's fields that bind an answer to a form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,19 @@ class Heard:
 
     attempt: Attempt
     refused: bool
+
+
+def may_refuse(body: Mapping[str, Any]) -> bool:
+    """Whether an answer to this body can be the one word of a refusal, and not of a set form."""
+    form, tool = body.get("response_format"), body.get("tool_choice")
+    text = body.get("text")
+    if isinstance(text, Mapping):  # where responses say it
+        form = text.get("format", form)
+    free = not isinstance(form, Mapping) or form.get("type") in (None, "text")
+    if isinstance(tool, Mapping):
+        tool = tool.get("type")
+    called = tool not in (None, "auto", "none")
+    return free and not called and not any(body.get(name) for name in GRAMMARS)
 
 
 def first_pass(model: ModelName, request: Request) -> Phrase[Heard | Failed]:

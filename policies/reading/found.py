@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from policies.composition.ask import cleaned
+from policies.reading.asks import question_in
 from policies.reading.documents import Document
-from policies.reading.fenced import LONGEST_ASK, Unclear, fenced_in, is_code, parted
+from policies.reading.fenced import LONGEST_ASK, Unclear, coded, fenced_in, is_code, parted
 from policies.reading.files import Filed, Unread, documents_in, file_in
 from policies.reading.places import Path, Piece, pieces_of
 from policies.reading.tagged import OTHERS, PLAIN, Region, Span, bare, regions_in
@@ -65,6 +66,11 @@ class Found:
     body: Mapping[str, Any] = field(repr=False)
     surface: Surface = Surface.CHAT
     unread: tuple[str, ...] = ()
+
+    @property
+    def question(self) -> str:
+        """The ask without what a framework says around it."""
+        return question_in(self.ask)
 
     @property
     def characters(self) -> int:
@@ -173,6 +179,8 @@ class _Search:
             regions = regions_in(piece.text, self._least, names)
         except ValueError as error:
             return str(error) if piece.role == "user" else None
+        if any(coded(piece.text[s.start : s.end]) for r in regions for s in r.spans):
+            return "what stands between tags is code" if piece.role == "user" else None
         self._take(piece, regions, "tags")
         if regions or piece.role != "user" or len(piece.text) < self._least:
             return None

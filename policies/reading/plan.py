@@ -14,6 +14,7 @@ from typing import Any
 
 from policies.composition.ask import LONGEST, Ask, said_in
 from policies.reading import prompts
+from policies.reading.asks import wants_all
 from policies.reading.choice import MARGIN, Limits, Option, Reader, in_order, options
 from policies.reading.corpus import Corpus
 from policies.reading.documents import TASKS, Passage, Task, Way
@@ -39,6 +40,8 @@ CHARACTERS = 4
 """Of a prompt per token, for what is no document."""
 FRAME, MARK = 60, 15
 """Tokens of the instruction beside passages, and of the tags around each."""
+EVERYWHERE = (0.0, 0.0, 1.0, 0.0)
+"""The chances of an order about the whole text: it is no question, and nearest to a comparison."""
 TOLD = 8
 """Passages that a reason names: a header holds no more."""
 
@@ -49,7 +52,8 @@ class Plan:
 
     `passages` are best first, of `chunks` that there are; `chances` [tasks] how likely each task
     is; `length` the documents' tokens, `tokens` those of the prompt each way, `answer` those that
-    the answer may have.
+    the answer may have. `entire` says that something is to be done with the whole text, to sum it
+    up, say, which no passages serve.
     """
 
     found: Found
@@ -61,6 +65,7 @@ class Plan:
     answer: int
     order: tuple[Option, ...]
     unfit: tuple[Option, ...]
+    entire: bool = False
 
     @property
     def task(self) -> Task:
@@ -98,6 +103,8 @@ class Plan:
                 option.value,
             )
         )
+        if self.entire:
+            told += "; all of it is wanted"
         if self.found.unread:
             told += f"; {len(self.found.unread)} kinds of files are not read"
         if option.way == "whole":
@@ -150,19 +157,20 @@ class Planner:
             index = self.shelf.index([document.text for document in found.documents], self.recipe)
         except TooLarge as error:
             return str(error)
-        return candidates(index, found.ask, self.recipe)
+        return candidates(index, found.question, self.recipe)
 
     def plan(
         self, found: Found, pool: Pool, readers: Sequence[Reader], vectors: Vectors | None
     ) -> Plan:
         """What could be done. `vectors` are a backend's, the ask's last; None: see `embed`."""
         passages, measures = self._searched(found, pool, vectors)
-        ask = Ask(found.ask[:LONGEST], len(found.ask))
-        chances = self.judge.judge(ask, measures)
+        entire = wants_all(found.question)
+        ask = Ask(found.question[:LONGEST], len(found.question))
+        chances = EVERYWHERE if entire else self.judge.judge(ask, measures)
         length, rest = sum(pool.index.tokens), _rest(found)
         plan = Plan(
             found, passages, len(pool.index.chunks), chances, length, {"whole": length + rest},
-            _answer(found.body), (), (),
+            _answer(found.body), (), (), entire,
         )  # fmt: skip
         tokens = {"passages": _tokens(passages, plan.dense) + rest, **plan.tokens}
         plan = replace(plan, tokens=tokens)
@@ -184,7 +192,7 @@ class Planner:
         """With the readings that fit; if there are none, with as many passages as make one fit."""
         while True:
             made = options(readers, plan.tokens, values, plan.answer, self.limits)
-            order = tuple(in_order(made, self.give_up, self.patience))
+            order = self._ordered(made, entire=plan.entire)
             unfit = tuple(option for option in made if option.unfit is not None)
             plan = replace(plan, order=order, unfit=unfit)
             if order or len(plan.passages) <= 1:
@@ -192,6 +200,15 @@ class Planner:
             fewer = plan.passages[:-1]
             tokens = {**plan.tokens, "passages": _tokens(fewer, plan.dense) + rest}
             plan = replace(plan, passages=fewer, tokens=tokens)
+
+    def _ordered(self, made: Sequence[Option], *, entire: bool) -> tuple[Option, ...]:
+        """The readings that fit, as they are tried; where all is wanted, of all before of parts."""
+        order = in_order(made, self.give_up, self.patience)
+        if not entire:
+            return tuple(order)
+        whole = [option for option in made if option.way == "whole"]
+        first = in_order(whole, self.give_up, self.patience)
+        return (*first, *(option for option in order if option.way != "whole"))
 
     def _searched(
         self, found: Found, pool: Pool, vectors: Vectors | None
@@ -209,7 +226,7 @@ class Planner:
             return ranked(pool, None).passages, None
         if missing := pool.missing():
             pool.learn(self.embed(missing))
-        hits = ranked(pool, self.embed([found.ask])[0])
+        hits = ranked(pool, self.embed([found.question])[0])
         if not pool.index.whole:
             self.shelf.prepare(pool.index, self.embed)
         return hits.passages, hits.measures if self.measured else None
@@ -220,7 +237,7 @@ class Planner:
             changes = prompts.passages(plan.found, plan.passages, refusal=False)
         else:
             changes = prompts.whole(plan.found, inline=self.inline)
-        told = replace(request, ask=plan.found.ask)
+        told = replace(request, ask=plan.found.question)
         return rewritten(told, changes) if changes else told
 
     def write_first(self, plan: Plan, request: Request) -> Request:

@@ -72,6 +72,11 @@ def test_a_corpus_is_made_read_changed_and_removed(client: httpx.Client, tmp_pat
     refused(client.delete(f"{PATH}/book/documents/1"), 404, "unknown")
 
 
+def test_a_disk_that_fails_is_told_as_such(client: httpx.Client, tmp_path: Path) -> None:
+    (tmp_path / "corpora").write_text("no folder")
+    refused(client.post(PATH, json=BOOK), 507, "disk")
+
+
 def test_a_change_may_be_meant_for_one_revision(client: httpx.Client) -> None:
     etag = client.post(PATH, json=BOOK).headers["etag"]
     old = {"if-match": etag}

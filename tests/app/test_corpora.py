@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -200,6 +201,25 @@ def test_any_text_comes_back_as_it_was(tmp_path_factory: Any, given_: dict[str, 
     wanted = {key: text for key, text in given_.items() if key.strip()}
     corpora.put("book", [Given(key, "", text) for key, text in wanted.items()])
     assert texts(corpora) == wanted
+
+
+def test_a_full_disk_leaves_the_former_corpus_and_nothing_else(
+    corpora: Corpora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpora.put("book", [ONE])
+    before = sorted(file.name for file in (corpora.folder / "book").rglob("*"))
+    written = iter([None, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
+
+    def full(_: int) -> None:
+        if (error := next(written)) is not None:
+            raise error
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space") as failed:
+        corpora.put("book", [TWO, Given("3", "", "The third.")])
+    assert failed.value.filename.startswith(str(corpora.folder / "book"))
+    assert sorted(file.name for file in (corpora.folder / "book").rglob("*")) == before
+    assert texts(corpora) == {ONE.id: ONE.text}
 
 
 # --------------------------------------------------------------------------------- the reader

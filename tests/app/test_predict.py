@@ -324,3 +324,11 @@ def test_what_is_wrong_is_one_line(artifact: Path, tmp_path: Path, said: Said) -
         assert err.count("\n") == 1, err
         assert why in err, err
     assert not out.exists()
+
+
+def test_a_table_is_written_as_parquet_under_no_other_name(tmp_path: Path, said: Said) -> None:
+    for name in ("out.jsonl", "out.csv", "out"):
+        with pytest.raises(SystemExit) as stop:
+            predict(tmp_path, tmp_path / "rows.jsonl", tmp_path / name)
+        assert stop.value.code == 2
+        assert "is written as Parquet; name a file so" in said()[1]

@@ -329,13 +329,50 @@ def test_a_comparison_is_not_asked_of_passages_first() -> None:
     assert not [step for step in played.steps if isinstance(step, Open | Next)]
 
 
+def test_an_order_about_the_whole_text_is_not_served_by_passages() -> None:
+    order = "Summarize the log in three sentences."
+    for settings in ({"give_up": 1.0}, {"way": "self_route"}):
+        played = read(order, **settings)
+        assert played.reason == "whole"
+        assert played.notes[-1].detail.endswith("; all of it is wanted")
+    tiny = facing(small={"context": 1_200}, large={"context": 1_200})
+    assert read(order, seen=tiny).reason == "passages", "and the reason says so"
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        {"response_format": {"type": "json_schema", "json_schema": {}}},
+        {"tool_choice": "required"},
+        {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+        {"guided_regex": "[0-9]"},
+    ],
+)
+def test_where_no_refusal_can_be_written_there_is_no_first_pass(bound: dict[str, Any]) -> None:
+    made = policy(way="self_route", give_up=1.0)
+    played = Played(made, asking(WHERE, **bound), FLEET, DONE)
+    assert played.reason == "passages"
+    assert "unanswerable" not in played.prompt
+
+
 def test_a_first_pass_that_fails_leaves_it_to_another_reader() -> None:
     broken = failed(attempt("small", "a:1"))
     played = routed_itself(WHERE, attempt("small", "a:1"), broken, DONE)
     assert played.notes[0].reason == "reader_failed"
     assert played.routed[0].target == "large"
     own = failed(attempt("small", "a:1"), Blame.CLIENT)
-    assert routed_itself(WHERE, attempt("small", "a:1"), own).ended == own
+    wrong = routed_itself(WHERE, attempt("small", "a:1"), own)
+    assert (wrong.ended, wrong.reason) == (own, "passages")
+
+
+def test_a_question_in_a_frameworks_words_is_what_is_searched_and_judged() -> None:
+    framed = (
+        f"Use the context below to answer. Say so if you do not know.\nQuestion: {WHERE}\nAnswer:"
+    )
+    plain, wrapped = read(WHERE, way="passages"), read(framed, way="passages")
+    assert wrapped.notes[0].cited == plain.notes[0].cited
+    assert wrapped.notes[0].expected == plain.notes[0].expected
+    assert wrapped.prompt.endswith(framed)
 
 
 # ------------------------------------------------------------------------- embedding elsewhere

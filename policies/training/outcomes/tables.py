@@ -108,8 +108,9 @@ def _parquet(file: Path) -> dict[str, Sequence[Any]]:
     import pyarrow.parquet as pq
 
     try:
+        # Arrow's threads, where one is still at work when Python ends, abort the whole program.
         with file.open("rb") as opened:
-            table = pq.read_table(opened)
+            table = pq.read_table(opened, use_threads=False, pre_buffer=False)
     except pa.ArrowInvalid:
         raise RowsError.at(file, "is no Parquet file, or a broken one") from None
     _distinct(file, table.column_names)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from policies.reading.first_pass import Heard, first_pass
+from policies.reading.first_pass import Heard, first_pass, may_refuse
 from router.phrases import DRAFT_SHARE
 from router.steps import UNCHANGED, Event, Failed, Next, Open
 from tests.fleets import attempt, delta, failed, finished, request
@@ -68,3 +68,20 @@ def test_another_backend_is_tried_where_there_is_one() -> None:
     with pytest.raises(StopIteration) as stop:
         steps.send(failed(OTHER))
     assert stop.value.value == failed(OTHER)
+
+
+@pytest.mark.parametrize(
+    ("body", "free"),
+    [
+        ({}, True),
+        ({"response_format": {"type": "text"}, "tool_choice": "auto", "guided_json": None}, True),
+        ({"tool_choice": {"type": "auto"}}, True),
+        ({"response_format": {"type": "json_object"}}, False),
+        ({"text": {"format": {"type": "json_schema"}}}, False),
+        ({"tool_choice": {"type": "any"}}, False),
+        ({"tool_choice": "required"}, False),
+        ({"structured_outputs": {"choice": ["a", "b"]}}, False),
+    ],
+)
+def test_an_answer_of_a_set_form_cannot_refuse(body: dict[str, object], free: bool) -> None:
+    assert may_refuse(body) is free

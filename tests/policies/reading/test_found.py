@@ -238,6 +238,14 @@ def test_tags_that_may_mean_something_else_count_where_they_hold_much() -> None:
     assert len(read.documents) == 2
 
 
+@pytest.mark.parametrize("tag", ["file", "document", "context"])
+def test_code_between_tags_is_no_document(tag: str) -> None:
+    said = f"<{tag} path='a.py'>\n{CODE}\n</{tag}>\nRename the first function."
+    assert refused(chat(said)).endswith("is code")
+    mixed = f"<{tag}>\n{STORY}\n\n```python\nrun()\n```\n</{tag}>\n{ASK}"
+    assert found(chat(mixed)).ask == ASK, "a text with an example in it is a text"
+
+
 def test_what_harnesses_wrap_is_neither_document_nor_ask() -> None:
     reminder = (
         f"<system-reminder id='1'>Files: <document>{STORY}</document> What now?</system-reminder>"
@@ -289,6 +297,10 @@ def test_a_tools_result_in_messages_is_a_tools() -> None:
         (f"{ASK}\n---\n{STORY}\n---", ASK),
         (f"{ASK}\n=====\n{STORY}", ASK),
         (f"{STORY}\n\n---\n\n{ASK}", ASK),
+        (
+            f"Context information is below.\n-----\n{STORY}\n-----\nGiven it,\nQuery: {ASK}",
+            f"Context information is below.\nGiven it,\nQuery: {ASK}",
+        ),
         (f"A:\n```\n{STORY}\n```\nB:\n```\n{STORY}\n```\n{ASK}", f"A:\n{ASK}"),
     ],
 )
@@ -310,6 +322,8 @@ def test_fences_and_rulers(said: str, asks: str) -> None:
         f"```\n{STORY}",
         f"```\n{STORY}\n```\n{STORY}\n```\n{STORY}\n```\n{ASK}",
         f"Ferries\n---\n{STORY}\n---\nFootnotes.\n\n{ASK}",
+        f"The text below\n---\n{STORY}\n---\nFootnotes.\n\n{ASK}",
+        f"Ferries\n---\n{STORY}\n---\nList the ferries.",
         f"{STORY}\n---\n{STORY}\n---\n{ASK}",
         f"{STORY}\n```\n{STORY}\n```\n{ASK}",
     ],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -334,3 +336,20 @@ def test_the_shared_outcomes_are_read() -> None:
     assert max(crux.unread.values()) < 0.03
     assert max(math_l5.unread.values()) < 0.2
     assert not np.isnan(active(found.models, {})).any()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the threads of a process")
+def test_no_thread_of_arrows_is_left_that_could_abort_the_program(tmp_path: Path) -> None:
+    file = tmp_path / "rows.parquet"
+    write_table({"prompt": ["a", "b"], "score/m": [0.0, 1.0]}, file)
+    script = (
+        "import os, sys, pathlib, pyarrow.parquet\n"
+        "from policies.training.outcomes.tables import read_table\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "read_table(pathlib.Path(sys.argv[1]))\n"
+        "print(len(os.listdir('/proc/self/task')) - before)"
+    )
+    done = subprocess.run(  # our own interpreter
+        [sys.executable, "-c", script, str(file)], check=True, capture_output=True, text=True
+    )
+    assert int(done.stdout) <= 1, "one is the allocator's"
