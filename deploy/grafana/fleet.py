@@ -116,9 +116,10 @@ HEALTH = (
         states={place: (name, colour) for place, (name, colour) in enumerate(WORST.items())},
     ),
     Panel(
-        title="Changes of state",
-        about="How often a backend came into a state, in this range. A healthy one has none "
-        "after its first: look at what its host does at these times.",
+        title="Changes of health",
+        about="How often a backend's health check began to fail, or to pass, in this range. One "
+        "that comes and goes: look at what its host does at these times. Breakers are not among "
+        "them; the panel of states shows those.",
         queries={
             f"{BACKEND} {{{{state}}}}": over_range(
                 pick("tandem_backend_changes_total", "model"), "model", "backend", "state"
