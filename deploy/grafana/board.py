@@ -46,7 +46,7 @@ def page(board: Board) -> str:
     made.tags([TAG]).readonly().time(board.since, "now").timezone(TimeZoneBrowser).refresh("30s")
     made.tooltip(dashboard.DashboardCursorSync.CROSSHAIR)
     made.with_variable(make.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
-    made.with_variable(_variable("job", "tandem_build_info", "job"))
+    made.with_variable(_variable("job", "tandem_build_info", "job", every=None))
     made.with_variable(_variable("instance", 'tandem_build_info{job=~"$job"}', "instance"))
     for name, (metric, label) in board.chosen.items():
         made.with_variable(
@@ -69,7 +69,10 @@ def page(board: Board) -> str:
     return JSONEncoder(sort_keys=True, indent=1).encode(made.build()) + "\n"
 
 
-def _variable(name: str, metric: str, label: str, *, several: bool = True) -> make.QueryVariable:
+def _variable(
+    name: str, metric: str, label: str, *, several: bool = True, every: str | None = ".*"
+) -> make.QueryVariable:
+    """`every` is the pattern of all values; without it, all is those that were found."""
     variable = (
         make.QueryVariable(name)
         .label(name.replace("_", " ").capitalize())
@@ -80,8 +83,9 @@ def _variable(name: str, metric: str, label: str, *, several: bool = True) -> ma
     )
     if not several:
         return variable
-    every = dashboard.VariableOption(True, ["All"], ["$__all"])
-    return variable.multi(True).include_all(True).all_value(".*").current(every)
+    whole = dashboard.VariableOption(True, ["All"], ["$__all"])
+    variable.multi(True).include_all(True).current(whole)
+    return variable if every is None else variable.all_value(every)
 
 
 class _Marks(dashboard.AnnotationQuery):

@@ -62,10 +62,10 @@ def known() -> Known:
 
 
 ASKED = [*drawn(), *rules()]
-each = pytest.mark.parametrize("asked", ASKED, ids=lambda asked: asked.where)
+every = pytest.mark.parametrize("asked", ASKED, ids=lambda asked: asked.where)
 
 
-@each
+@every
 def test_every_metric_and_label_is_there(asked: Asked, known: Known) -> None:
     found = selectors(asked.expr)
     assert found
@@ -82,7 +82,7 @@ def test_every_metric_and_label_is_there(asked: Asked, known: Known) -> None:
             assert not lacks, (selector, lacks)
 
 
-@each
+@every
 def test_every_label_that_is_shown_is_there(asked: Asked, known: Known) -> None:
     """In a legend, or in an alert's sentences."""
     grouped = [set(group.labels) for group in groupings(asked.expr) if group.word == "by"]
@@ -166,6 +166,8 @@ def test_variables_are_those_that_queries_use(name: str, known: Known) -> None:
     asked = str(board["panels"]) + str(board["annotations"])
     variables = {each["name"]: each for each in board["templating"]["list"]}
     assert not [name for name in variables if f"${name}" not in asked and name != "datasource"]
+    # All jobs are those of gateways: process_* are anybody's.
+    assert "allValue" not in variables["job"]
     for each in variables.values():
         if each["type"] == "query":
             query = each["query"]["query"].removeprefix("label_values(").removesuffix(")")
