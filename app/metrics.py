@@ -229,7 +229,7 @@ class Metrics(Collector):
         self._changes = self._count(
             "tandem_backend_changes_total",
             ("model", "backend", "state"),
-            "Changes of a backend's health or breaker, by the state it came into.",
+            "Changes of a backend's health, by the state it came into.",
         )
         self._sleeps = self._count(
             "tandem_sleep_changes_total",

@@ -1,13 +1,26 @@
-"""Observations for tests: a finished request, whole, to be changed where a test cares."""
+"""Observations for tests: a finished request, whole, to be changed where a test cares; and what is
+looked at of backends when somebody scrapes.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from app.metrics import Metrics
 from router.cost import delivered
 from router.faults import Blame
-from router.observe import AttemptEnded, RequestEnded
+from router.observe import (
+    AttemptEnded,
+    BackendChanged,
+    Kept,
+    Refused,
+    RequestEnded,
+    RevisionActivated,
+    Shadowed,
+    ShadowFailed,
+    SleepChanged,
+)
 from router.steps import Surface, Usage
 
 USAGE = Usage(prompt=100, completion=50, cached=64)
@@ -62,3 +75,45 @@ def request(**changes: Any) -> RequestEnded:
     """A plain answer by the large model, with these fields changed."""
     ended = replace(ENDED, **changes)
     return replace(ended, delivered=delivered(ended.attempts))
+
+
+def everything(metrics: Metrics) -> None:
+    """Observe what makes every metric have a sample."""
+    metrics(request(attempts=(attempt("small"), attempt("large"))))
+    metrics(request(stream=True, gaps=(0.1,), reason="first", blame=Blame.BACKEND))
+    metrics(request(stream=True, attempts=(attempt(usage=None), attempt(estimated=True))))
+    metrics(Refused("chat/completions", 400, Blame.CLIENT, None, None))
+    metrics(BackendChanged("large", "l.test:1", "open", ""))
+    metrics(SleepChanged("large", "l.test:1", "woken", 2.5))
+    metrics(RevisionActivated(1, "aaa"))
+    metrics(Shadowed("req-1", "auto", "next", "small", "large", 1, 2, 0.5, 0.7))
+    metrics(Shadowed("req-1", "auto", "next", "small", "cascade"))
+    metrics(ShadowFailed("req-1", "auto", "next", "error"))
+    metrics(Kept("decision", "logged", 2))
+    metrics(Kept("feedback", "logged"))
+    metrics.lag.observe((), 0.001)
+
+
+@dataclass
+class Backend:
+    """A backend as a scrape sees it."""
+
+    name: str
+    in_flight: int
+    state: str
+    awake: bool = True
+
+
+@dataclass
+class Pool:
+    """A model's pool as a scrape sees it."""
+
+    name: str
+    backends: tuple[Backend, ...]
+    waiting: int = 0
+
+
+POOLS = (
+    Pool("small", (Backend("s.test:1", 3, "healthy"),)),
+    Pool("large", (Backend("l.test:1", 0, "open"), Backend("l.test:2", 1, "probing"))),
+)

@@ -6,7 +6,6 @@ import asyncio
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,34 +25,12 @@ from router.observe import (
     RevisionActivated,
     Shadowed,
     ShadowFailed,
-    SleepChanged,
 )
 from router.steps import Surface, Usage
-from tests.app.observations import attempt, request
+from tests.app.observations import POOLS, Backend, Pool, attempt, everything, request
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", re.MULTILINE)
-
-
-@dataclass
-class Backend:
-    name: str
-    in_flight: int
-    state: str
-    awake: bool = True
-
-
-@dataclass
-class Pool:
-    name: str
-    backends: tuple[Backend, ...]
-    waiting: int = 0
-
-
-POOLS = (
-    Pool("small", (Backend("s.test:1", 3, "healthy"),)),
-    Pool("large", (Backend("l.test:1", 0, "open"), Backend("l.test:2", 1, "probing"))),
-)
 
 
 @pytest.fixture
@@ -272,23 +249,6 @@ def test_a_blocked_loop_shows_as_lag(metrics: Metrics) -> None:
 
 
 # ----------------------------------------------------------------------------------- how it is told
-
-
-def everything(metrics: Metrics) -> None:
-    metrics(request(attempts=(attempt("small"), attempt("large"))))
-    """Observe what makes every metric have a sample."""
-    metrics(request(stream=True, gaps=(0.1,), reason="first", blame=Blame.BACKEND))
-    metrics(request(stream=True, attempts=(attempt(usage=None), attempt(estimated=True))))
-    metrics(Refused("chat/completions", 400, Blame.CLIENT, None, None))
-    metrics(BackendChanged("large", "l.test:1", "open", ""))
-    metrics(SleepChanged("large", "l.test:1", "woken", 2.5))
-    metrics(RevisionActivated(1, "aaa"))
-    metrics(Shadowed("req-1", "auto", "next", "small", "large", 1, 2, 0.5, 0.7))
-    metrics(Shadowed("req-1", "auto", "next", "small", "cascade"))
-    metrics(ShadowFailed("req-1", "auto", "next", "error"))
-    metrics(Kept("decision", "logged", 2))
-    metrics(Kept("feedback", "logged"))
-    metrics.lag.observe((), 0.001)
 
 
 def test_both_formats_parse_and_say_the_same(metrics: Metrics) -> None:
