@@ -196,6 +196,7 @@ def _embed(options: argparse.Namespace, corpora: Corpora) -> int:
 def _list(options: argparse.Namespace, corpora: Corpora) -> int:
     every = corpora.every()
     lines = [_line(corpora, manifest) for manifest in every]
+    lines = lines or [f"there is no corpus in {corpora.folder}"]
     _print(options, [_told(corpora, manifest) for manifest in every], lines)
     return 0
 

@@ -156,6 +156,15 @@ class Context:
         """What one setting alone, or two together, may not be."""
         if not self.readers:
             raise ValueError("readers: name at least one model or policy")
+        if self.corpus == "":
+            raise ValueError("corpus: name the folder of a corpus")
+        if self.keep_refusal is not None and self.way != "self_route":
+            raise ValueError("keep_refusal: only where way is self_route")
+        if self.embedder is not None and not self.dense:
+            raise ValueError("embedder: nothing is embedded where dense is false")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
         for name in ("give_up", "keep_refusal"):
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f"{name}: must lie between 0 and 1")
@@ -165,10 +174,6 @@ class Context:
         for name in ("least", "max_tokens", "memory_mb"):
             if (stated := getattr(self, name)) is not None and stated <= 0:
                 raise ValueError(f"{name}: must be above 0")
-        if self.keep_refusal is not None and self.way != "self_route":
-            raise ValueError("keep_refusal: only where way is self_route")
-        if self.embedder is not None and not self.dense:
-            raise ValueError("embedder: nothing is embedded where dense is false")
 
     def misfit(self, fleet: Fleet) -> str | None:
         """A policy among the readers has no window of its own; Self-Route needs a model."""

@@ -46,6 +46,8 @@ def test_a_corpus_from_files_to_the_end(capsys: pytest.CaptureFixture[str], here
     assert said(capsys, "remove", "book", "sub/b.md")["documents"] == 0
     said(capsys, "remove", "book")
     assert said(capsys, "list") == []
+    assert main(["corpus", "list"]) == 0
+    assert capsys.readouterr().out == "there is no corpus in corpora\n"
 
 
 def test_files_that_are_known_are_not_read_again(

@@ -52,6 +52,7 @@ NONSENSE: tuple[dict[str, Any], ...] = (
     {"readers": READERS, "keep_refusal": 0.5},
     {"readers": READERS, "max_usd": -1},
     {"readers": READERS, "least": 0},
+    {"readers": READERS, "corpus": ""},
     {"readers": READERS, "search": {"chunk_tokens": 1}},
     {"readers": READERS, "dense": False, "embedder": "other"},
     {"readers": {"small": {"like": "GPT-9"}}},
