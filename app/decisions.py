@@ -268,6 +268,7 @@ class Decisions:
             "expected": decision.expected,
             "reason": decision.reason,
             "detail": decision.detail,
+            "said": ended.said,
             "served": ended.completion_by_model,
             "status": ended.status,
             "blame": ended.blame,

@@ -134,6 +134,7 @@ class Context:
             give_up=self.give_up,
             patience=self.patience,
             inline=self.inline,
+            measured=self.search.measures_as(artifact.card.retrieval),
             embed=local.embed if local else None,
             corpus=None if self.corpus is None else Corpus(Path(self.corpus)),
         )
@@ -267,8 +268,7 @@ class Context:
             written = yield from compute(Planner.write, self._planner, plan, option.way, request)
             if not (yield from self._fits(plan, option, written)):
                 continue
-            cited = plan.cited if option.way == "passages" else ()
-            yield from note(reason or option.way, plan.about(option), plan.expected, cited)
+            yield from self._say(plan, option, reason or option.way)
             others = {o.reader.target for o in order[place:]} - failed.keys()
             ended = yield from route(target, written, share=1 / len(others))
             if not isinstance(ended, Failed) or ended.sent or not ended.fault.elsewhere:
@@ -278,6 +278,17 @@ class Context:
         if failed:
             return next(reversed(failed.values()))
         return (yield from self._too_long(request, plan))
+
+    def _say(self, plan: Plan, option: Option, reason: str, why: str = "") -> Phrase[None]:
+        """Why this reading, what it is expected to be worth, and what is read of the whole."""
+        passages = option.way == "passages"
+        yield from note(
+            reason,
+            why + plan.about(option),
+            plan.expected,
+            cited=plan.cited if passages else (),
+            sent=plan.sent(option),
+        )
 
     def _fits(self, plan: Plan, option: Option, written: Request) -> Phrase[bool]:
         """Whether the prompt fits its reader's window: near it, by that model's own count."""
@@ -296,10 +307,10 @@ class Context:
             room = min(longest.window, self.max_tokens or longest.window)
             written, missing = yield from compute(Planner.cut, self._planner, plan, room, request)
             told = f"{missing} of {plan.found.characters} characters left out of the middle"
-            yield from note("cut", f"{told}, for {longest.target}")
+            yield from note("cut", f"{told}, for {longest.target}", cited=(), sent=1.0)
             return (yield from route(longest.target, written))
         why = plan.unfit[0].unfit if plan.unfit else "by its own count it fits no reader"
-        yield from note("too_long", why or "")
+        yield from note("too_long", why or "", cited=(), sent=1.0)
         return (yield from route(longest.target, request))
 
     # --------------------------------------------------------------------------- self-route
@@ -319,16 +330,16 @@ class Context:
         heard = yield from first_pass(first.reader.model, written)
         if isinstance(heard, Failed):
             if not heard.fault.elsewhere:
-                yield from note("passages", plan.about(first), plan.expected)
+                yield from self._say(plan, first, "passages")
                 return heard
             yield from note("reader_failed", f"{first.reader.target}: {heard.fault.summary}")
             rest = [o for o in plan.order if o.reader.target != first.reader.target]
             return (yield from self._read(request, plan, rest)) if rest else heard
         if not heard.refused:
-            yield from note("passages", plan.about(first), plan.expected, plan.cited)
+            yield from self._say(plan, first, "passages")
             return (yield from relay(heard.attempt))
         if why := self._keeps(plan, whole):
-            yield from note("kept_refusal", f"{why}; {plan.about(first)}", cited=plan.cited)
+            yield from self._say(plan, first, "kept_refusal", f"{why}; ")
             return (yield from relay(heard.attempt))
         yield from close(heard.attempt)
         return (yield from self._read(request, plan, whole, "second_pass"))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from policies.composition.artifact import Artifact
-from policies.composition.ask import Ask, Source, ask_of, asks_of
+from policies.composition.ask import Ask, Source, ask_of, asks_of, told_apart
 from policies.composition.choice import SHARE, Rule, Wish, rule_for
 from policies.composition.judge import Judge, Judgement
 from policies.composition.opening import opened, trained_on
@@ -208,7 +208,8 @@ class Experts:
 
     def route(self, request: Request, fleet: Fleet) -> Steps:
         """Hand the request to an expert, and to the fallback if that fails."""
-        asks = asks_of(request.body, self.text, 1 if self.sticky is None else MOST_TURNS)
+        turns = 1 if self.sticky is None else MOST_TURNS
+        asks = told_apart(asks_of(request.body, self.text, turns), request.ask)
         if request.surface not in ANSWERED or not asks:
             yield from note("unread", "nobody asked anything in words")
             return (yield from route(self._last, request))

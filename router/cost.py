@@ -3,8 +3,9 @@
 Two figures stand side by side for every request. *Spent* is the price of all that was run for it:
 the answer, and also drafts that were thrown away, grades, and hedges that lost. The *baseline* is
 the price of the same answer from one model alone (the large one, as a rule): its input price for
-the prompt, once, and its output price for the tokens that the client got. What was saved is the
-difference, and it is negative when a policy's extra calls cost more than they spared.
+the prompt, once (all of it, also where a policy has sent only a part), and its output price for
+the tokens that the client got. What was saved is the difference, and it is negative when a policy's
+extra calls cost more than they spared.
 
 Token counts are the backends' own, or an estimate where an answer was cut short. An attempt of
 which nothing is known adds nothing to either figure; it is counted elsewhere, so that the gap is

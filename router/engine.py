@@ -184,7 +184,10 @@ class Drive:
         ledger, frame = self.ledger, self._frames[-1]
         ledger.reason, ledger.detail = step.reason, step.detail
         ledger.before = tuple(outer.said for outer in self._frames[:-1] if outer.said)
-        ledger.cited = step.cited or ledger.cited
+        if step.cited is not None:
+            ledger.cited = step.cited
+        if step.sent is not None:
+            ledger.sent = step.sent
         frame.said = told(step.reason, step.detail)
 
     async def _compute(self, step: Compute) -> Any:

@@ -87,7 +87,7 @@ class Ledger:
     the gateway only waited for a backend to speak or for the client to read. `prompt` counts the
     prompt's tokens once a policy has sent it as token ids. `reason` and `detail` are what was said
     last, `before` what those said who had handed the request on; `cited` what the answer is made
-    from.
+    from, `sent` the share of the client's prompt that this leaves.
     """
 
     request: Request
@@ -100,6 +100,7 @@ class Ledger:
     detail: str = ""
     before: tuple[str, ...] = ()
     cited: tuple[Mapping[str, Any], ...] = ()
+    sent: float = 1.0
     status: int = 200
     fault: Fault | None = None
     first_byte: float | None = None
@@ -123,13 +124,21 @@ class Ledger:
         return known if self.prompt is None else replace(known, prompt=self.prompt)
 
     def baseline_cost(self, now: float) -> float:
-        """USD that the same answer would have cost on the baseline model alone."""
-        return cost(self.delivered(now), self.baseline)
+        """USD that the same answer would have cost on the baseline model alone, which would have
+        been sent the client's whole prompt.
+        """
+        usage = self.delivered(now)
+        return cost(replace(usage, prompt=round(usage.prompt / self.sent)), self.baseline)
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """The reason with its detail, for people, after those of the policies that handed on."""
+        return (*self.before, told(self.reason, self.detail)) if self.reason else self.before
 
     @property
     def why(self) -> str:
-        """The reason with its detail, for people, after those of the policies that handed on."""
-        return " > ".join((*self.before, told(self.reason, self.detail)))
+        """The same in one line."""
+        return " > ".join(self.said)
 
     def written(self) -> dict[str, int]:
         """Completion tokens that the client gets, by model; 0 where nobody counted."""
@@ -155,6 +164,7 @@ class Ledger:
             message=self.fault.summary if self.fault else "",
             reason=self.reason,
             detail=self.detail,
+            said=self.said,
             attempts=attempts,
             first_byte=None if self.first_byte is None else self.first_byte - self.began,
             seconds=now - self.began,

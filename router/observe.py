@@ -64,11 +64,12 @@ class AttemptEnded:
 class RequestEnded:
     """One request is over, however it ended. Times in seconds since its first byte arrived.
 
-    `policy` is the configured target's name (a policy or a model). `gaps` are the times between
-    pieces of a streamed answer. `upstream` is the time during which the gateway did nothing but
-    wait for backends or for the client to read; `seconds - upstream` is the gateway's own share.
-    `delivered` counts the tokens of the answer, its prompt once; `baseline` is what they would have
-    cost on the baseline model alone. Costs in USD.
+    `policy` is the configured target's name (a policy or a model). `said` are the reasons, with
+    their details, of all who had a hand in the answer; that of who was asked first comes first.
+    `gaps` are the times between pieces of a streamed answer. `upstream` is the time during which
+    the gateway did nothing but wait for backends or for the client to read; `seconds - upstream` is
+    the gateway's own share. `delivered` counts the tokens of the answer, its prompt once;
+    `baseline` is what they would have cost on the baseline model alone. Costs in USD.
     """
 
     id: str
@@ -90,6 +91,7 @@ class RequestEnded:
     cost: float
     baseline: float
     delivered: Usage = NOTHING
+    said: tuple[str, ...] = ()
 
     @property
     def completion_by_model(self) -> dict[str, int]:

@@ -125,10 +125,11 @@ def note(
     reason: str,
     detail: str = "",
     expected: Mapping[str, float] = UNCHANGED,
-    cited: tuple[Mapping[str, Any], ...] = (),
+    cited: tuple[Mapping[str, Any], ...] | None = None,
+    sent: float | None = None,
 ) -> Phrase[None]:
     """Tell listeners and the client why, the score expected of each target, and what is read."""
-    yield Note(reason, detail, expected, cited)
+    yield Note(reason, detail, expected, cited, sent)
 
 
 def rewritten(request: Request, changes: Mapping[str, Any]) -> Request:

@@ -91,6 +91,8 @@ class Request:
     """The client's headers that travel on to the backend (trace context), lower-case names."""
     explain: bool = False
     """Whether the client wants to be told which model wrote which token, and what was read."""
+    ask: str | None = None
+    """What is asked, where a policy that hands the request on has told it from its documents."""
 
     def asking(
         self, body: Mapping[str, Any], surface: Surface = Surface.CHAT, *, stream: bool = False
@@ -271,13 +273,15 @@ class Note:
     """Say why: `reason` is one of the policy's `reasons`, `detail` is for people. Reply: None.
 
     `expected` is the score from 0 to 1 that the policy expects of each target's answer, if it has
-    an idea of it; `cited` the passages that the answer is made from, as a client is shown them.
+    an idea of it; `cited` the passages that the answer is made from, as a client is shown them;
+    `sent` the share of the client's prompt that the model is given. None leaves both as they are.
     """
 
     reason: str
     detail: str = ""
     expected: Mapping[str, float] = field(default_factory=lambda: UNCHANGED)
-    cited: tuple[Mapping[str, Any], ...] = ()
+    cited: tuple[Mapping[str, Any], ...] | None = None
+    sent: float | None = None
 
 
 Step: TypeAlias = (

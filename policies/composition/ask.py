@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Literal, TypeAlias
 
@@ -91,6 +91,16 @@ def asks_of(body: Mapping[str, Any], source: Source = "ask", most: int = 1) -> l
         text, length = _joined(texts)
         asks.append(Ask(text, length, system, offered, end, before[end]))
     return asks
+
+
+def told_apart(asks: Sequence[Ask], ask: str | None) -> list[Ask]:
+    """`asks` whose last is only `ask`, where that is known; what else its turn held came before."""
+    if ask is None or not asks:
+        return list(asks)
+    last = asks[-1]
+    beside = max(0, last.length - len(ask))
+    known = replace(last, text=ask[:LONGEST], length=len(ask), before=last.before + beside)
+    return [*asks[:-1], known]
 
 
 def _joined(texts: Sequence[str]) -> tuple[str, int]:

@@ -26,6 +26,9 @@ _TEXT_TYPES = frozenset({
     *READABLE.values(), "text/x-markdown", "application/xhtml+xml", "application/x-ndjson",
     "application/jsonl", "application/csv",
 })  # fmt: skip
+_EMPTY, _UNKNOWN = "a file without content", "a file of unknown kind"
+_KIND = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,80}|[a-z0-9]{1,8}")
+"""A media type, or what a name ends in. Reasons name kinds, and no other word of a client's."""
 _HTML = frozenset({"text/html", "application/xhtml+xml"})
 _IDS = ("id", "document_id", "doc_id")
 _TITLES = ("title", "name", "filename", "file_name", "source", "url", "path")
@@ -112,7 +115,7 @@ def file_in(part: Mapping[str, Any]) -> Filed | Unread:
         return _block(part)
     file = part.get("file") if part.get("type") == "file" else part
     if not isinstance(file, Mapping):
-        return Unread("a file without content")
+        return Unread(_EMPTY)
     name = name_in(file, ("filename",))
     data = file.get("file_data")
     if not isinstance(data, str):
@@ -125,7 +128,7 @@ def _block(part: Mapping[str, Any]) -> Filed | Unread:
     """Anthropic's document block."""
     source, title = part.get("source"), name_in(part, ("title",))
     if not isinstance(source, Mapping):
-        return Unread("a file without content")
+        return Unread(_EMPTY)
     kind, data = source.get("type"), source.get("data")
     if kind == "base64" and isinstance(data, str):
         return decoded(data, str(source.get("media_type", "")), title)
@@ -152,7 +155,7 @@ def _split(data: str) -> tuple[str, str]:
         return "", data
     comma = data.find(",", 0, 1000)
     if comma < 0:
-        return "a file without content", ""
+        return _EMPTY, ""
     head = data[len("data:") : comma].split(";")
     return head[0].strip() or "text/plain", data[comma + 1 :] if "base64" in head else ""
 
@@ -160,14 +163,14 @@ def _split(data: str) -> tuple[str, str]:
 def kind_of(name: str) -> str:
     """The media type that a file's name tells, or what it ends in."""
     ending = name.rpartition(".")[2].lower() if "." in name else ""
-    return READABLE.get(ending, ending or "a file of unknown kind")
+    return READABLE.get(ending, ending or _UNKNOWN)
 
 
 def decoded(encoded: str, kind: str, name: str) -> Filed | Unread:
     """A file of this media type from its base64."""
     kind = kind.partition(";")[0].strip().lower()
     if kind not in _TEXT_TYPES:
-        return Unread(kind[:80] or "a file of unknown kind")
+        return Unread(kind if kind == _EMPTY or _KIND.fullmatch(kind) else _UNKNOWN)
     try:
         data = base64.b64decode(encoded, validate=False)
     except (binascii.Error, ValueError):

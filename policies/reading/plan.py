@@ -8,6 +8,7 @@ come in as values.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from policies.reading.search import Pool, candidates, ranked
 from policies.reading.shelf import Shelf
 from policies.reading.table import Table
 from policies.reading.tasks import TaskJudge
+from policies.reading.told import Told
 from router.phrases import rewritten
 from router.steps import Request, Vectors
 
@@ -49,18 +51,18 @@ class Plan:
     """`order` are the readings that fit, the one to take first; `unfit` says why the others do not.
 
     `passages` are best first, of `chunks` that there are; `chances` [tasks] how likely each task
-    is; `tokens` those of the prompt each way, `answer` those that the answer may have; `dense`
-    characters of a document's token, on the mean. `entire` says that something is to be done with
-    the whole text, to sum it up, say, which no passages serve.
+    is; `length` the documents' tokens, `tokens` those of the prompt each way, `answer` those that
+    the answer may have. `entire` says that something is to be done with the whole text, to sum it
+    up, say, which no passages serve.
     """
 
     found: Found
     passages: tuple[Passage, ...]
     chunks: int
     chances: tuple[float, ...]
+    length: int
     tokens: Mapping[Way, int]
     answer: int
-    dense: float
     order: tuple[Option, ...]
     unfit: tuple[Option, ...]
     entire: bool = False
@@ -71,6 +73,11 @@ class Plan:
         return TASKS[self.chances.index(max(self.chances))]
 
     @property
+    def dense(self) -> float:
+        """Characters of a document's token, on the mean."""
+        return self.found.characters / max(1, self.length)
+
+    @property
     def expected(self) -> Mapping[str, float]:
         """The score expected of each target that can read, read as is best for it."""
         best: dict[str, float] = {}
@@ -79,11 +86,24 @@ class Plan:
             best[target] = max(option.value, best.get(target, 0.0))
         return best
 
+    def sent(self, option: Option) -> float:
+        """The share of the prompt that is sent: of one that some reader could have read whole."""
+        readable = any(other.way == "whole" for other in self.order)
+        return min(1.0, option.tokens / max(1, self.tokens["whole"])) if readable else 1.0
+
     def about(self, option: Option) -> str:
         """For people, in numbers only: the log keeps it, and no word of a client's."""
-        asked = "all of it" if self.entire else f"{self.task} {max(self.chances):.2f}"
-        told = f"{asked}; {option.tokens} of {self.tokens['whole']} "
-        told += f"tokens to {option.reader.target}, expects {option.value:.2f}"
+        told = "all of it; " if self.entire else ""  # whose score teaches nothing about a task
+        told += str(
+            Told(
+                self.chances,
+                self.length,
+                option.tokens,
+                self.tokens["whole"],
+                option.reader.target,
+                option.value,
+            )
+        )
         if self.found.unread:
             told += f"; {len(self.found.unread)} kinds of files are not read"
         if option.way == "whole":
@@ -102,7 +122,8 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class Planner:
     """How requests are read. `embed` is the local embedder; None where a backend makes vectors, or
-    where words alone are searched.
+    where words alone are searched. `measured`: documents are cut and searched as they were when the
+    judge learned what measures mean.
     """
 
     judge: TaskJudge = field(repr=False)
@@ -114,6 +135,7 @@ class Planner:
     give_up: float
     patience: float
     inline: bool
+    measured: bool
     embed: Embed | None = field(compare=False, repr=False)
     corpus: Corpus | None = field(default=None, compare=False, repr=False)
 
@@ -144,15 +166,13 @@ class Planner:
         entire = wants_all(found.question)
         ask = Ask(found.question[:LONGEST], len(found.question))
         chances = EVERYWHERE if entire else self.judge.judge(ask, measures)
-        dense = found.characters / max(1, sum(pool.index.tokens))
-        rest = _rest(found)
-        answer = _answer(found.body)
+        length, rest = sum(pool.index.tokens), _rest(found)
         plan = Plan(
-            found, passages, len(pool.index.chunks), chances,
-            {"passages": _tokens(passages, dense) + rest, "whole": sum(pool.index.tokens) + rest},
-            answer, dense, (), (), entire,
+            found, passages, len(pool.index.chunks), chances, length, {"whole": length + rest},
+            _answer(found.body), (), (), entire,
         )  # fmt: skip
-        length = sum(pool.index.tokens)
+        tokens = {"passages": _tokens(passages, plan.dense) + rest, **plan.tokens}
+        plan = replace(plan, tokens=tokens)
         values = {
             reader.target: self.table.value(
                 reader.model, length, chances, like=reader.like, params_b=reader.params_b
@@ -197,8 +217,10 @@ class Planner:
 
         if vectors is not None:
             learned = np.array(vectors, np.float32)
-            pool.learn(learned[:-1])
-            return ranked(pool, learned[-1]).passages, None
+            with suppress(ValueError):  # a backend that changed the length of its vectors
+                pool.learn(learned[:-1])
+                return ranked(pool, learned[-1]).passages, None
+            return ranked(pool, None).passages, None
         if self.embed is None or not self.recipe.dense:
             return ranked(pool, None).passages, None
         if missing := pool.missing():
@@ -206,15 +228,16 @@ class Planner:
         hits = ranked(pool, self.embed([found.question])[0])
         if not pool.index.whole:
             self.shelf.prepare(pool.index, self.embed)
-        return hits.passages, hits.measures
+        return hits.passages, hits.measures if self.measured else None
 
     def write(self, plan: Plan, way: Way, request: Request) -> Request:
-        """The request as the reader gets it."""
+        """The request as the reader gets it, who is told what the ask is, too."""
         if way == "passages":
             changes = prompts.passages(plan.found, plan.passages, refusal=False)
         else:
             changes = prompts.whole(plan.found, inline=self.inline)
-        return rewritten(request, changes) if changes else request
+        told = replace(request, ask=plan.found.ask)
+        return rewritten(told, changes) if changes else told
 
     def write_first(self, plan: Plan, request: Request) -> Request:
         """The request with passages, to a reader that may say "unanswerable"."""
@@ -224,7 +247,7 @@ class Planner:
         """The request with the middle of its documents cut to fit a window (tokens), and how many
         characters that left out.
         """
-        outside = plan.tokens["whole"] - plan.found.characters / plan.dense
+        outside = plan.tokens["whole"] - plan.length
         room = (window - plan.answer) / MARGIN - outside
         changes, missing = prompts.cut(
             plan.found, max(0, int(room * plan.dense)), inline=self.inline

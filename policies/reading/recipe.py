@@ -5,12 +5,16 @@ Plain values, checked where they are made. Knows nothing of indexes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["LONGEST_CHUNK", "SHORTEST_CHUNK", "Recipe"]
 
 SHORTEST_CHUNK, LONGEST_CHUNK = 32, 8192
 """Tokens of a chunk: below, sentences are cut to pieces; above, there is little left to choose."""
+MEASURED_BY = ("chunk_tokens", "overlap_tokens", "pool")
+"""What the measures of a search depend on."""
 _MOST = 1000
 """Chunks that a search may look at or give."""
 _HEAVIEST = 1000
@@ -46,6 +50,10 @@ class Recipe:
         self._weight("dense")
         if not self.lexical + self.dense:
             raise ValueError("dense: must be above 0 where lexical is 0")
+
+    def measures_as(self, other: Mapping[str, Any]) -> bool:
+        """Whether a search by these settings finds the same measures as one by `other`."""
+        return all(getattr(self, name) == other.get(name) for name in MEASURED_BY)
 
     def _within(self, name: str, least: int, most: int) -> None:
         value = getattr(self, name)

@@ -25,7 +25,7 @@ from router.faults import FaultError
 from router.steps import Request, Surface
 from router.wire import parse
 
-__all__ = ["Decisions", "Logged", "read_decisions"]
+__all__ = ["Decisions", "Logged", "lines_in", "read_decisions", "score_of"]
 
 TARGET = "logged"
 CHANCE = 1e-6
@@ -70,9 +70,9 @@ def read_decisions(files: Sequence[Path], scores: Sequence[Path] = (), seed: int
     lines: list[tuple[Path, int, Mapping[str, Any]]] = []
     given: dict[str, float] = {}
     for file in files:
-        for number, line in _lines(file):
+        for number, line in lines_in(file):
             if "feedback" in line:
-                given[str(line["feedback"])] = _score(line.get("score"), file, number)
+                given[str(line["feedback"])] = score_of(line.get("score"), file, number)
             else:
                 lines.append((file, number, line))
     for file in scores:
@@ -92,7 +92,8 @@ def read_decisions(files: Sequence[Path], scores: Sequence[Path] = (), seed: int
     return Decisions(usable, left_out)
 
 
-def _lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def lines_in(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The objects of a log with their numbers. Raises `RowsError`; a half last line is none."""
     try:
         written = file.read_bytes().rstrip(b"\n").split(b"\n")
     except OSError as error:
@@ -110,7 +111,8 @@ def _lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             yield number, line
 
 
-def _score(value: Any, file: Path, row: int) -> float:
+def score_of(value: Any, file: Path, row: int) -> float:
+    """A score that stands in this line. Raises `RowsError` for what is none."""
     if isinstance(value, (bool, int, float)) and 0 <= value <= 1:
         return float(value)
     raise RowsError.at(file, f"{value!r} is no score from 0 to 1", "score", row)
@@ -123,7 +125,7 @@ def _scores(file: Path) -> dict[str, float]:
             raise RowsError.at(file, "is missing: scores need id and score", name)
     pairs = zip(columns["id"], columns["score"], strict=True)
     return {
-        str(name): _score(_plain(score), file, row)
+        str(name): score_of(_plain(score), file, row)
         for row, (name, score) in enumerate(pairs, 1)
         if score is not None
     }

@@ -17,7 +17,7 @@ from policies.reading.artifact import SHIPPED, opened, read_artifact
 from policies.reading.documents import TASKS
 from policies.reading.table import published
 from policies.training.context import recipe
-from policies.training.context.outcomes import read_outcomes
+from policies.training.context.outcomes import read_own
 from policies.training.context.pipeline import asks_in
 from policies.training.outcomes.errors import RowsError
 from policies.training.outcomes.tables import read_table, write_table
@@ -146,7 +146,7 @@ def test_outcomes_that_say_nothing_are_refused(tmp_path: Path, line: str, why: s
     own = tmp_path / "own.jsonl"
     own.write_text(line, encoding="utf-8")
     with pytest.raises(RowsError, match=why):
-        read_outcomes([own], lambda asked: [(0.25,) * 4 for _ in asked])
+        read_own([own])
 
 
 # -------------------------------------------------------------------------------------- predicting

@@ -110,7 +110,7 @@ def book(tmp_path: Path) -> Book:
 
 
 async def test_a_line_has_exactly_the_fields_of_the_schema(book: Book) -> None:
-    end = ended(cost=0.2, baseline=0.3, seconds=1.5)
+    end = ended(cost=0.2, baseline=0.3, seconds=1.5, said=("drawn; large",))
     request = asked(session="alice", draw=0.9, body={"messages": [], "seed": 7})
     book.write(runtime({"auto": SPLIT}), request, end)
     (line,) = book.lines()
@@ -128,6 +128,7 @@ async def test_a_line_has_exactly_the_fields_of_the_schema(book: Book) -> None:
         "expected": {},
         "reason": "drawn",
         "detail": "large",
+        "said": ["drawn; large"],
         "served": {"large": 50},
         "status": 200,
         "blame": None,

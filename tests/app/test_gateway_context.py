@@ -282,18 +282,24 @@ async def test_a_swap_keeps_the_indexes(gateway: Started, small: Backend, large:
         "orders",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("way", ["choose", "passages", "self_route"])
 async def test_odd_documents_are_answered(
-    gateway: Started, small: Backend, large: Backend, document: str, way: str
+    gateway: Started, small: Backend, large: Backend, document: str
 ) -> None:
-    running = await gateway(tree(small, large, way=way, give_up=1.0))
+    configured = tree(small, large)
+    block = configured["policies"].pop("read")
+    ways = ("choose", "passages", "self_route")
+    for way in ways:
+        configured["policies"][way] = {**block, "way": way, "give_up": 1.0}
+    running = await gateway({**configured, "default": "choose"})
     asked = [{"role": "user", "content": WHERE}]
-    answer = await running.client.post(
-        CHAT, json={"model": "read", "documents": [{"text": document}], "messages": asked}
-    )
-    assert answer.status_code == 200, answer.text
-    assert reason(answer) in {"passages", "whole", "no_documents", "too_long"}
-    assert small.calls, "orders in a document change no routing"
+    for count, way in enumerate(ways, 1):
+        answer = await running.client.post(
+            CHAT, json={"model": way, "documents": [{"text": document}], "messages": asked}
+        )
+        assert answer.status_code == 200, answer.text
+        assert reason(answer) in {"passages", "whole", "no_documents", "too_long"}
+        answered = [call for call in small.calls if call.path == CHAT]
+        assert len(answered) == count, "orders in a document change no routing"
     assert running.in_flight() == 0
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from policies import TABLE
+from policies.composition.ask import Ask
 from policies.context import Context, Reads
 from policies.reading.documents import Way
 from policies.reading.recipe import Recipe
+from policies.reading.told import Told
 from router.faults import Blame
 from router.fleet import Fleet, Price
 from router.references import build_policy
@@ -155,6 +157,9 @@ def test_passages_hold_the_answer_and_little_else() -> None:
     assert played.prompt.rstrip().endswith(WHERE)
     assert len(played.prompt) < len(DOCUMENT) / 5
     (note,) = played.notes
+    assert note.cited
+    assert note.sent
+    assert 0.02 < note.sent < 0.1, "what the whole would have cost is counted as spared"
     assert [cited["document"] for cited in note.cited] == ["log"] * 3
     for cited in note.cited:
         assert DOCUMENT[cited["start"] : cited["end"]] == cited["text"]
@@ -167,13 +172,14 @@ def test_the_whole_is_the_clients_text() -> None:
     assert played.reason == "whole"
     assert DOCUMENT in played.prompt
     assert played.notes[0].cited == ()
+    assert played.notes[0].sent == 1
 
 
 def test_what_stands_in_the_message_already_is_sent_as_it_came() -> None:
     messages = [{"role": "user", "content": f"<document>{DOCUMENT}</document>\n\n{WHERE}"}]
     asked = request(body={"messages": messages, "seed": 7})
     played = Played(policy(way="whole"), asked, FLEET, DONE)
-    assert played.routed[0].request is asked
+    assert played.routed[0].request == replace(asked, ask=WHERE)
 
 
 def test_the_cheapest_that_is_good_enough_reads() -> None:
@@ -205,7 +211,7 @@ def test_passages_are_left_out_until_a_window_holds_them() -> None:
     tiny = facing(small={"context": 800}, large={"context": 800})
     played = Played(policy(), asking(WHERE), tiny, tuple(range(100)), DONE)
     assert played.reason == "passages"
-    assert 1 <= len(played.notes[0].cited) < 3
+    assert 1 <= len(played.notes[0].cited or ()) < 3
 
 
 def test_nothing_is_cut_unless_that_is_allowed_and_then_it_is_said() -> None:
@@ -330,7 +336,9 @@ def test_an_order_about_the_whole_text_is_not_served_by_passages() -> None:
     for settings in ({"give_up": 1.0}, {"way": "self_route"}):
         played = read(order, **settings)
         assert played.reason == "whole"
-        assert played.notes[-1].detail.startswith("all of it; ")
+        detail = played.notes[-1].detail
+        assert detail.startswith("all of it; ")
+        assert Told.read(f"whole; {detail}") is None, "it is no outcome of a task"
     tiny = facing(small={"context": 1_200}, large={"context": 1_200})
     assert read(order, seen=tiny).reason == "passages", "and the reason says so"
 
@@ -388,7 +396,18 @@ def test_a_backend_may_make_the_vectors() -> None:
     while isinstance(step, Compute):
         step = steps.send(step.function(*step.arguments))
     assert isinstance(step, Note)
-    assert FACT in "".join(cited["text"] for cited in step.cited)
+    assert FACT in "".join(cited["text"] for cited in step.cited or ())
+
+
+def test_words_do_if_its_vectors_change_their_length() -> None:
+    made = policy(embedder="other", way="passages")
+    for length in (2, 3):
+        steps = made.route(asking(WHERE), FLEET)
+        step: Any = next(steps)
+        while not isinstance(step, Note):
+            reply = tuple((1.0,) * length for _ in step.texts) if isinstance(step, Embed) else None
+            step = steps.send(step.function(*step.arguments) if reply is None else reply)
+        assert step.reason == "passages"
 
 
 def test_words_do_if_it_does_not_answer() -> None:
@@ -428,6 +447,21 @@ def test_settings_are_what_they_look_like() -> None:
     way: Way = "whole"
     assert made.readers["small"].model is None
     assert made.way != way
+
+
+def test_measures_of_another_search_are_not_judged_by() -> None:
+    def likely(**search: Any) -> tuple[float, ...]:
+        made = policy(search=search)._planner
+        found = made.find(asking(WHERE))
+        assert not isinstance(found, str)
+        pool = made.look(found)
+        assert not isinstance(pool, str)
+        return made.plan(found, pool, [], None).chances
+
+    plain, same, other = likely(), likely(keep=3, lexical=1.0), likely(chunk_tokens=300)
+    alone = policy()._planner.judge.judge(Ask(WHERE, len(WHERE)))
+    assert plain == same != alone
+    assert other == alone
 
 
 def test_the_second_question_costs_no_indexing() -> None:

@@ -113,6 +113,15 @@ def test_each_prompt_goes_to_the_expert_that_is_best_for_it(text: str, target: s
     assert target_of(lexical(by="category"), asking(text)) == ("expert", target)
 
 
+def test_what_is_asked_may_have_been_told_apart_from_documents() -> None:
+    mixed = asking(f"{CODE} {CHAT} " * 40 + SUM)
+    told = replace(mixed, ask=SUM)
+    assert decision(lexical(), told)[1:] == decision(lexical(), asking(SUM))[1:]
+    assert decision(lexical(), mixed)[1] != decision(lexical(), told)[1]
+    short = changed("small", context=200)
+    assert target_of(lexical(), told, short)[1] != "small", "what stands beside it is read too"
+
+
 def test_who_is_uncertain_gets_the_fallback() -> None:
     policy = lexical(confidence=1.0, fallback="other")
     reason, detail, target = decision(policy, asking("Write a program about rain"))

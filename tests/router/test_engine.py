@@ -12,7 +12,7 @@ import pytest
 
 from router import sse
 from router.faults import Blame
-from router.fleet import Fleet
+from router.fleet import Fleet, Price
 from router.http1 import HungUpError
 from router.phrases import (
     collect,
@@ -106,6 +106,24 @@ async def test_the_reasons_of_policies_that_hand_on_stand_before_the_last_one() 
     assert made.client.head["x-tandem-reason"] == "outside; why > inside"
     assert made.ledger
     assert made.ledger.reason == "inside"
+
+
+async def test_what_was_left_out_of_a_prompt_is_part_of_the_baseline() -> None:
+    def reading(asked: Request, _: Fleet) -> Steps:
+        yield from note("passages", cited=({"number": 1},), sent=0.25)
+        yield from note("said", "by a policy that knows nothing of it")
+        return (yield from serve("small", asked))
+
+    made = with_policy(reading, each=1, baseline="large")
+    made.upstreams.add("a:1", whole("7"))
+    await made.run(CHAT)
+    assert made.ledger
+    assert made.ledger.cited == ({"number": 1},)
+    usage = made.ledger.delivered(monotonic())
+    price = Price(1.0, 2.0)
+    made.ledger.baseline = price
+    expected = (4 * usage.prompt * price.input + usage.completion * price.output) * 1e-6
+    assert made.ledger.baseline_cost(monotonic()) == pytest.approx(expected)
 
 
 async def test_a_collected_draft_can_be_relayed_whole() -> None:

@@ -1,52 +1,70 @@
 """Outcomes of reading: how well models answered, by model, length, task and way.
 
 Files with `model`, `tokens` (of the documents), `way` (passages or whole), `score` (0 to 1), and
-either `task` or the question, whose task is then judged. Knows files, not what is made of the rows.
+either `task` or the question; or logs of decisions. Knows files, not what is made of the rows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from policies.reading.documents import TASKS
-from policies.reading.table import WAYS, Outcome
+from policies.reading.table import WAYS
+from policies.training.context.own import Answered, Own
 from policies.training.context.rows import task_of
+from policies.training.context.traffic import read_log
 from policies.training.outcomes.errors import RowsError
 from policies.training.outcomes.tables import Table, read_table
+from policies.training.outcomes.traffic import is_log
 
-__all__ = ["Judged", "read_outcomes"]
+__all__ = ["read_own"]
 
-Judged = Callable[[Sequence[str]], Sequence[Sequence[float]]]
-"""From questions to how likely each task is, [questions, tasks]."""
 NEEDED = ("model", "tokens", "way", "score")
 
 
-def read_outcomes(files: Sequence[Path], judged: Judged) -> list[Outcome]:
-    """The rows of these files, in this order; raises RowsError with the place."""
-    return [each for file in files for each in _outcomes(read_table(file), judged)]
+def read_own(files: Sequence[Path]) -> Own:
+    """The answers in these files. Raises RowsError with the place, and where there is none.
+
+    Feedback may stand in another log than its decision.
+    """
+    logs = [file for file in files if is_log(file)]
+    own = Own()
+    for file in files:
+        if file not in logs:
+            answers = _answers(read_table(file))
+            own += Own(answers, len(answers))
+    if logs:
+        own += read_log(logs)
+    if files and not own.answers:
+        why = ", ".join(f"{count} {reason}" for reason, count in own.left_out.items())
+        raise RowsError(f"{files[0]}: no decision tells what a reading is worth ({why or 'none'})")
+    return own
 
 
-def _outcomes(table: Table, judged: Judged) -> list[Outcome]:
+def _answers(table: Table) -> list[Answered]:
     if missing := [name for name in NEEDED if name not in table.columns]:
         raise RowsError.at(table.file, f"has no column {missing[0]}")
     columns = [table.columns[name] for name in NEEDED]
+    tasks = [task_of(value) for value in table.columns.get("task", [None] * table.rows)]
+    questions = table.columns.get("question", table.columns.get("prompt"))
     found = []
-    for row, (likely, values) in enumerate(
-        zip(_likely(table, judged), zip(*columns, strict=True), strict=True), 1
-    ):
-        model, tokens, way, score = values
+    for row, (model, tokens, way, score) in enumerate(zip(*columns, strict=True), 1):
         if way not in WAYS:
             raise RowsError.at(table.file, f"is none of {', '.join(WAYS)}", "way", row)
+        task = tasks[row - 1]
+        if task is None and questions is None:
+            raise RowsError.at(table.file, "names no task and no question", row=row)
         found.append(
-            Outcome(
+            Answered(
                 str(model),
                 _number(table, "tokens", row, tokens, math.inf),
-                likely,
                 way,
                 _number(table, "score", row, score, 1.0),
+                str(questions[row - 1]) if task is None and questions is not None else None,
+                tuple(float(each == task) for each in TASKS),
             )
         )
     return found
@@ -61,18 +79,3 @@ def _number(table: Table, column: str, row: int, value: Any, most: float) -> flo
         wanted = "a number from 0" + (f" to {most:g}" if most < math.inf else " on")
         raise RowsError.at(table.file, f"must be {wanted}", column, row)
     return number
-
-
-def _likely(table: Table, judged: Judged) -> list[tuple[float, ...]]:
-    """How likely each task is, row by row: certain where the row says which it is."""
-    tasks = [task_of(value) for value in table.columns.get("task", [None] * table.rows)]
-    unknown = [row for row, task in enumerate(tasks) if task is None]
-    questions = table.columns.get("question", table.columns.get("prompt"))
-    if unknown and questions is None:
-        raise RowsError.at(table.file, "names no task and no question", row=unknown[0] + 1)
-    likely = [tuple(float(each == task) for each in TASKS) for task in tasks]
-    if unknown and questions is not None:
-        found = judged([str(questions[row]) for row in unknown])
-        for row, each in zip(unknown, found, strict=True):
-            likely[row] = tuple(map(float, each))
-    return likely

@@ -113,6 +113,8 @@ UNREADABLE = [
     (file("zero \0 byte", "text/plain"), "text/plain that is not UTF-8"),
     ({"type": "file", "file": {"file_id": "file-1"}}, "a file by reference"),
     ({"type": "file", "file": {"filename": "a.pdf", "file_data": "JVBE"}}, "pdf"),
+    ({"type": "file", "file": {"filename": "a. Sell on Friday", "file_data": "JVBE"}}, "unknown"),
+    (file(b"%PDF-1.7", "sell on friday", "a.pdf"), "a file of unknown kind"),
     ({"type": "file", "file": {"filename": "a.txt", "file_data": "a"}}, "is not base64"),
     (
         {"type": "file", "file": {"filename": "a.txt", "file_data": "data:text/plain"}},
