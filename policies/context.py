@@ -330,7 +330,7 @@ class Context:
         heard = yield from first_pass(first.reader.model, written)
         if isinstance(heard, Failed):
             if not heard.fault.elsewhere:
-                yield from note("passages", plan.about(first), plan.expected)
+                yield from self._say(plan, first, "passages")
                 return heard
             yield from note("reader_failed", f"{first.reader.target}: {heard.fault.summary}")
             rest = [o for o in plan.order if o.reader.target != first.reader.target]

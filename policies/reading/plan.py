@@ -93,7 +93,8 @@ class Plan:
 
     def about(self, option: Option) -> str:
         """For people, in numbers only: the log keeps it, and no word of a client's."""
-        told = str(
+        told = "all of it; " if self.entire else ""  # whose score teaches nothing about a task
+        told += str(
             Told(
                 self.chances,
                 self.length,
@@ -103,8 +104,6 @@ class Plan:
                 option.value,
             )
         )
-        if self.entire:
-            told += "; all of it is wanted"
         if self.found.unread:
             told += f"; {len(self.found.unread)} kinds of files are not read"
         if option.way == "whole":

@@ -15,6 +15,7 @@ from policies.composition.ask import Ask
 from policies.context import Context, Reads
 from policies.reading.documents import Way
 from policies.reading.recipe import Recipe
+from policies.reading.told import Told
 from router.faults import Blame
 from router.fleet import Fleet, Price
 from router.references import build_policy
@@ -335,7 +336,9 @@ def test_an_order_about_the_whole_text_is_not_served_by_passages() -> None:
     for settings in ({"give_up": 1.0}, {"way": "self_route"}):
         played = read(order, **settings)
         assert played.reason == "whole"
-        assert played.notes[-1].detail.endswith("; all of it is wanted")
+        detail = played.notes[-1].detail
+        assert detail.startswith("all of it; ")
+        assert Told.read(f"whole; {detail}") is None, "it is no outcome of a task"
     tiny = facing(small={"context": 1_200}, large={"context": 1_200})
     assert read(order, seen=tiny).reason == "passages", "and the reason says so"
 
