@@ -57,6 +57,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
     return trained
 
 
+@pytest.mark.slow
 def test_each_part_is_judged_by_a_router_trained_on_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], seen: list[set[str]]
 ) -> None:
@@ -69,6 +70,7 @@ def test_each_part_is_judged_by_a_router_trained_on_the_others(
     assert sum(map(len, left_out)) == len(prompts)
 
 
+@pytest.mark.slow
 def test_by_task_no_router_has_seen_the_task_that_it_is_judged_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], seen: list[set[str]]
 ) -> None:

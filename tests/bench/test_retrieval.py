@@ -35,6 +35,7 @@ def write(folder: Path, **changes: str) -> None:
     (folder / "questions_32k.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_programs_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ def prompts(tmp_path: Path) -> Path:
 
 
 @pytest.mark.xdist_group("pair")
+@pytest.mark.slow
 def test_a_policy_against_its_large_model(
     prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

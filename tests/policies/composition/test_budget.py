@@ -113,6 +113,7 @@ def outcomes(rng: np.random.Generator, rows: int) -> Reference:
     return Reference(predicted, (rng.random(predicted.shape) < predicted).astype(float))
 
 
+@pytest.mark.slow
 def test_a_bound_holds_as_often_as_it_says() -> None:
     """Over 200 calibrations, the true risk is above the bound in at most a tenth of them."""
     rng, costs, worse, confidence = np.random.default_rng(11), np.array([1.0, 8.0]), 0.1, 0.9
