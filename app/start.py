@@ -15,6 +15,7 @@ from app.log import LogError
 from app.serve import Listen, ServeError, serve
 from policies import TABLE
 from router.config import ConfigError, Document, load_file, parse
+from router.runtime import build
 
 REFUSALS = (
     ConfigError, DecisionsError, KeysError, LogError, ServeError, embedded.EmbeddedError,
@@ -47,6 +48,9 @@ def check(file: Path, *, as_json: bool) -> int:
     """Say whether the config in `file` could be served."""
     try:
         document = load_file(file, TABLE)
+        named = (model.api_key_env for model in document.config.models.values())
+        # As if every key were there: whether it is, only the machine that serves can tell.
+        build(document, TABLE, 1, None, {name: "unknown" for name in named if name})
     except ConfigError as error:
         if as_json:
             problems = [

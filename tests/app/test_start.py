@@ -128,6 +128,18 @@ def test_a_bad_config_is_told_by_path_and_line(tandem: Tandem, file: Path) -> No
     assert [problem["line"] for problem in verdict["problems"]] == [7, 8]
 
 
+def test_a_policy_that_does_not_fit_its_models_is_found(tandem: Tandem, file: Path) -> None:
+    file.write_text(
+        file.read_text()
+        + "policies:\n  first: {use: fallback, targets: [small]}\n"
+        + "  read: {use: context, readers: {first: {}}}\ndefault: small\n"
+    )
+    for run in (tandem("serve", "--config", str(file)), tandem("check", str(file))):
+        assert run.returncode == 1
+        assert "policies.read: the reader first is a policy" in run.stderr
+        assert "Traceback" not in run.stderr
+
+
 def test_a_good_config_is_said_to_be_good(tandem: Tandem, file: Path) -> None:
     run = tandem("check", str(file))
     assert (run.returncode, run.stderr) == (0, "")
