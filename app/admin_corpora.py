@@ -66,6 +66,8 @@ class CorporaView(View):
     """The corpora that can be read, by name."""
 
     corpora: list[CorpusView]
+    damaged: list[str]
+    """Why others cannot be read, a line each."""
 
 
 class CorpusDetail(CorpusView):
@@ -139,7 +141,8 @@ async def get_corpora(request: Request) -> CorporaView:
     """The corpora that are kept here."""
     corpora = _corpora(request)
     manifests = await _done(corpora.every)
-    return CorporaView(corpora=[CorpusView(**_told(corpora, each)) for each in manifests])
+    views = [CorpusView(**_told(corpora, each)) for each in manifests]
+    return CorporaView(corpora=views, damaged=await _done(corpora.damaged))
 
 
 async def get_corpus(name: str, request: Request, response: Response) -> CorpusDetail:

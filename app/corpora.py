@@ -74,12 +74,19 @@ class Corpora:
 
     def every(self) -> list[Manifest]:
         """The manifests of all corpora that can be read, by name."""
-        found = []
+        return [each for each in self._all() if isinstance(each, Manifest)]
+
+    def damaged(self) -> list[str]:
+        """Of those that cannot be read: why not, by name, a line each."""
+        return [str(each) for each in self._all() if isinstance(each, CorpusError)]
+
+    def _all(self) -> Iterator[Manifest | CorpusError]:
         for folder in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
             if _NAME.fullmatch(folder.name) and stamp_of(folder) is not None:
-                with contextlib.suppress(CorpusError):
-                    found.append(read_manifest(folder))
-        return found
+                try:
+                    yield read_manifest(folder)
+                except CorpusError as error:
+                    yield error
 
     def one(self, name: str) -> Manifest:
         """The manifest of a corpus."""

@@ -196,9 +196,13 @@ def _embed(options: argparse.Namespace, corpora: Corpora) -> int:
 def _list(options: argparse.Namespace, corpora: Corpora) -> int:
     every = corpora.every()
     lines = [_line(corpora, manifest) for manifest in every]
-    lines = lines or [f"there is no corpus in {corpora.folder}"]
+    damaged = corpora.damaged()
+    if not lines and not damaged:
+        lines = [f"there is no corpus in {corpora.folder}"]
     _print(options, [_told(corpora, manifest) for manifest in every], lines)
-    return 0
+    for why in damaged:
+        print(f"tandem: {why}", file=sys.stderr)
+    return 1 if damaged else 0
 
 
 def _show(options: argparse.Namespace, corpora: Corpora) -> int:

@@ -38,7 +38,7 @@ def configure(client: httpx.Client, corpora: str) -> None:
 
 
 def test_a_corpus_is_made_read_changed_and_removed(client: httpx.Client, tmp_path: Path) -> None:
-    assert client.get(PATH).json() == {"corpora": []}
+    assert client.get(PATH).json() == {"corpora": [], "damaged": []}
     made = client.post(PATH, json=BOOK)
     assert made.status_code == 200, made.text
     book = {
@@ -51,7 +51,7 @@ def test_a_corpus_is_made_read_changed_and_removed(client: httpx.Client, tmp_pat
     }
     assert made.json() == {**book, "problems": []}
     assert made.headers["etag"] == f'"{book["etag"]}"'
-    assert client.get(PATH).json() == {"corpora": [book]}
+    assert client.get(PATH).json() == {"corpora": [book], "damaged": []}
     reader = Corpus(tmp_path / "corpora/book", iter(range(100, 200)).__next__)
     assert [d.text for d in reader.now().documents] == ["The first.", "The second."]
     added = client.post(PATH, json={"name": "book", "documents": [{"text": "The third."}]})
@@ -65,7 +65,7 @@ def test_a_corpus_is_made_read_changed_and_removed(client: httpx.Client, tmp_pat
     assert one.json()["entries"][0] == first
     replaced = client.post(PATH, json={**BOOK, "replace": True})
     assert (replaced.json()["documents"], replaced.json()["revision"]) == (2, 4)
-    assert client.delete(f"{PATH}/book").json() == {"corpora": []}
+    assert client.delete(f"{PATH}/book").json() == {"corpora": [], "damaged": []}
     assert reader.now().documents == ()
     refused(client.get(f"{PATH}/book"), 404, "unknown")
     refused(client.delete(f"{PATH}/book"), 404, "unknown")
@@ -149,7 +149,7 @@ def test_a_folder_is_imported_where_that_is_allowed(client: httpx.Client, tmp_pa
 def test_bodies_that_are_no_corpus(client: httpx.Client, body: object) -> None:
     error = refused(client.post(PATH, json=body), 422, "invalid_corpus")
     assert len(error["message"]) > 10
-    assert client.get(PATH).json() == {"corpora": []}
+    assert client.get(PATH).json() == {"corpora": [], "damaged": []}
 
 
 def test_bodies_that_are_no_json_or_no_form(client: httpx.Client) -> None:
@@ -196,4 +196,4 @@ def test_only_the_operator_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         form = {"data": {"name": "book"}, "files": {"files": ("a.txt", b"x")}}
         refused(client.post(PATH, headers=page, **form), 403, "foreign_origin")  # type: ignore[arg-type]
         refused(client.post(PATH, headers={"origin": "null"}, json=BOOK), 403, "foreign_origin")
-        assert client.get(PATH).json() == {"corpora": []}
+        assert client.get(PATH).json() == {"corpora": [], "damaged": []}

@@ -96,6 +96,15 @@ def test_documents_that_cannot_be_kept(corpora: Corpora, wrong: Given) -> None:
     assert corpora.every() == []
 
 
+def test_what_is_damaged_is_told_and_hides_no_other(corpora: Corpora) -> None:
+    for name in ("book", "notes"):
+        corpora.put(name, [ONE])
+    (corpora.folder / "book" / MANIFEST).write_text("{")
+    assert [each.name for each in corpora.every()] == ["notes"]
+    (why,) = corpora.damaged()
+    assert "book" in why
+
+
 def test_what_is_not_there_has_changed_or_is_too_large(corpora: Corpora) -> None:
     with pytest.raises(UnknownCorpusError):
         corpora.one("book")

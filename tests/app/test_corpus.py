@@ -50,6 +50,19 @@ def test_a_corpus_from_files_to_the_end(capsys: pytest.CaptureFixture[str], here
     assert capsys.readouterr().out == "there is no corpus in corpora\n"
 
 
+def test_a_damaged_corpus_is_told_beside_the_others(
+    capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
+    for name in ("book", "notes"):
+        assert main(["corpus", "add", name, "docs"]) == 0
+    (here / "corpora/book/manifest.json").write_text("{")
+    capsys.readouterr()
+    assert main(["corpus", "list"]) == 1
+    told = capsys.readouterr()
+    assert told.out.startswith("corpora/notes: 2 documents")
+    assert told.err.startswith("tandem: corpora/book/manifest.json: ")
+
+
 def test_files_that_are_known_are_not_read_again(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, here: Path
 ) -> None:
