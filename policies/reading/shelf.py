@@ -15,7 +15,7 @@ from typing import TypeAlias
 from weakref import WeakValueDictionary
 
 from policies.reading.documents import digest
-from policies.reading.index import Embed, Index
+from policies.reading.index import Embed, Index, TooLarge
 from policies.reading.preparing import Preparing
 from policies.reading.recipe import Recipe
 
@@ -24,6 +24,8 @@ __all__ = ["MEGABYTES", "Shelf", "shared"]
 MEGABYTES = 256
 """The budget by default, for some fifty documents of 128k tokens."""
 
+REFUSED = 64
+"""Refusals that are remembered."""
 Key: TypeAlias = tuple[str, int, int]
 Build: TypeAlias = Callable[[Sequence[str], Recipe], Index]
 
@@ -44,6 +46,8 @@ class Shelf:
         self._build = build
         self._kept: OrderedDict[Key, Index] = OrderedDict()
         self._building: dict[Key, Future[Index]] = {}
+        self._refused: OrderedDict[Key, str] = OrderedDict()
+        """What was too large lately: to find that out again takes a second."""
         self._lock = Lock()
         self._preparing = Preparing()
 
@@ -60,6 +64,8 @@ class Shelf:
         """The index of these texts, built if it is not there. Raises TooLarge, EmbedderError."""
         key = (digest(texts), recipe.chunk_tokens, recipe.overlap_tokens)
         with self._lock:
+            if (refused := self._refused.get(key)) is not None:
+                raise TooLarge(refused)
             if (kept := self._kept.get(key)) is not None:
                 self._kept.move_to_end(key)
                 self.hits += 1
@@ -88,6 +94,10 @@ class Shelf:
         except BaseException as error:
             with self._lock:
                 del self._building[key]
+                if isinstance(error, TooLarge):
+                    self._refused[key] = str(error)
+                    if len(self._refused) > REFUSED:
+                        self._refused.popitem(last=False)
             mine.set_exception(error)
             raise
         with self._lock:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from policies.composition.embedder import Floats
-from policies.reading.index import Index
+from policies.reading.index import Index, TooLarge
 from policies.reading.recipe import Recipe
-from policies.reading.shelf import Shelf, shared
+from policies.reading.shelf import REFUSED, Shelf, shared
 
 DEADLINE = 20.0
 
@@ -101,6 +101,26 @@ def test_a_build_that_failed_is_tried_again() -> None:
     with pytest.raises(ValueError, match="this once"):
         shelf.index(text("a"), Recipe())
     assert len(shelf.index(text("a"), Recipe()).chunks)
+
+
+def test_what_is_too_large_is_found_out_once() -> None:
+    tried = []
+
+    def build(texts: Sequence[str], recipe: Recipe) -> Index:
+        tried.append(len(texts))
+        raise TooLarge("9 are more than 8")
+
+    shelf = Shelf(build=build)
+    for _ in range(3):
+        with pytest.raises(TooLarge, match="9 are more than 8"):
+            shelf.index(text("a"), Recipe())
+    assert tried == [1]
+    for number in range(REFUSED):
+        with pytest.raises(TooLarge):
+            shelf.index(text(str(number), 1), Recipe())
+    with pytest.raises(TooLarge):
+        shelf.index(text("a"), Recipe())
+    assert len(tried) == REFUSED + 2, "only so many are remembered"
 
 
 def test_policies_that_are_alike_share_a_shelf() -> None:
