@@ -31,6 +31,9 @@ _QUOTES = re.compile(r'"{3}')
 _RULER = re.compile(r"^[ ]{0,3}(?:-{3,80}|={3,80})[ \t]{0,80}\r?$", re.MULTILINE)
 _PARAGRAPH = re.compile(r"\n[ \t\r]*\n")
 _MARKED = re.compile(r"\s*(?:question|query|q|task|instructions?)\s{0,2}[:\uff1a]", re.IGNORECASE)
+_CONTEXT_LINE = re.compile(
+    r"^(?:context|documents?|passages?)[ ]{0,2}[:\uff1a]", re.IGNORECASE | re.MULTILINE
+)
 _MARKED_LINE = re.compile(r"^(?:question|q)[ ]{0,2}[:\uff1a]", re.IGNORECASE | re.MULTILINE)
 _ASKS = re.compile(
     r"""\s*(?:(?:please|kindly|now|then|also|can\ you|could\ you|would\ you)[\s,]{1,3}){0,3}
@@ -62,6 +65,7 @@ _INTRODUCES = re.compile(
 )
 """What a framework says before the ruler above a document."""
 _ANNOUNCES = re.compile(r"\bquestions?\b", re.IGNORECASE)
+_CLOSES = re.compile(r"\n[ \t]{0,8}(?:helpful )?answer[ ]{0,2}[:\uff1a]\s*$", re.IGNORECASE)
 _ANSWER = re.compile(r"\n[ \t\r]*\n\s*(?:answer|a)\s{0,2}[:\uff1a]\s*$", re.IGNORECASE)
 
 
@@ -155,9 +159,18 @@ def _ruled_off(text: str, span: Span) -> Region:
 
 
 def parted(text: str) -> Region | Unclear | None:
-    """The document of a text whose first or last paragraph is the ask; None where neither is."""
+    """The document of a text whose ask a label, or its first or last paragraph, sets apart.
+
+    None where nothing does.
+    """
     if is_code(text):
         return None
+    labelled = _labelled(text)
+    return _by_paragraph(text) if labelled is None else labelled
+
+
+def _by_paragraph(text: str) -> Region | Unclear | None:
+    """The document of a text whose first or last paragraph is the ask; None where neither is."""
     begins, until = _first_gap(text), _last_gap(text)
     if until is None:
         return Unclear("a line is marked as the question, and a paragraph follows it")
@@ -173,6 +186,23 @@ def parted(text: str) -> Region | Unclear | None:
     if begins_so and ends_so and not (_MARKED.match(last) and _announces(first)):
         return Unclear("both the first and the last paragraph may be the question")
     return _whole(text, begins[1] if asked_first else 0, until[0] if asked_last else len(text))
+
+
+def _labelled(text: str) -> Region | None:
+    """The document of a framework's prompt: `Question:`, `Context:`, and `Answer:` at its end.
+
+    Each stands there once, and the question before the document: of several, as in a prompt with
+    examples, any may be meant.
+    """
+    closing = _CLOSES.search(text, max(0, len(text.rstrip()) - LABEL))
+    asked, given = list(_MARKED_LINE.finditer(text)), list(_CONTEXT_LINE.finditer(text))
+    if closing is None or len(asked) != 1 or len(given) != 1:
+        return None
+    start = given[0].end()
+    if not asked[0].end() < given[0].start() <= asked[0].end() + LONGEST_ASK < len(text):
+        return None
+    inside = _whole(text, start, max(start, closing.start()))
+    return Region(given[0].start(), inside.end, inside.spans)
 
 
 def _first_gap(text: str) -> tuple[int, int]:

@@ -145,6 +145,31 @@ def test_a_page_of_html_is_read_as_text() -> None:
     assert read.documents[0].text == "Ferries\n\nFerries\n\nThey leave at nine & ten.\n\n3 < 4"
 
 
+LABELLED = (
+    "Answer from the context. If you do not know, say so.\nQuestion: {0} \nContext: {1} \nAnswer:"
+)
+
+
+def test_a_frameworks_labels_set_the_question_apart() -> None:
+    read = found(chat(LABELLED.format(ASK, STORY)))
+    assert [document.text for document in read.documents] == [STORY.strip()]
+    assert read.question == ASK
+    assert STORY[:20] not in read.ask
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        f"{STORY}\nQuestion: Who else?\nAnswer: Nobody.\n{STORY}",
+        f"{STORY}\nContext: none.\n{STORY}",
+        f"{STORY}\nAnswer: nine.\n\nQuestion: And now?\nContext: {STORY}",
+    ],
+)
+def test_labels_that_stand_there_twice_set_nothing_apart(story: str) -> None:
+    read = find(chat(LABELLED.format(ASK, story)), Surface.CHAT, 100)
+    assert isinstance(read, str) or read.question != ASK
+
+
 # ---------------------------------------------------------------------------------------- tags
 
 
