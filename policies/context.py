@@ -45,6 +45,9 @@ from router.steps import (
 
 NEAR = 0.3
 """Share of a reader's window from which on its own tokenizer is asked whether the prompt fits."""
+CUTS, CLOSER = 4, 0.95
+"""Times that documents are cut until they fit by their reader's own count, and the part of what
+seems to fit that is tried next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,11 +296,27 @@ class Context:
     def _fits(self, plan: Plan, option: Option, written: Request) -> Phrase[bool]:
         """Whether the prompt fits its reader's window: near it, by that model's own count."""
         window = option.reader.window
-        near = window is not None and option.tokens + plan.answer > NEAR * window
-        if window is None or not near or written.surface is not Surface.CHAT:
+        if window is None or option.tokens + plan.answer <= NEAR * window:
             return True
-        ids = yield from render(option.reader.model, written)
-        return isinstance(ids, Failed) or len(ids) + plan.answer <= window
+        counted = yield from self._counted(option.reader, written)
+        return counted is None or counted + plan.answer <= window
+
+    def _counted(self, reader: Reader, written: Request) -> Phrase[int | None]:
+        """Tokens of a prompt as its reader's own server counts them; None if it does not."""
+        if written.surface is not Surface.CHAT:
+            return None
+        ids = yield from render(reader.model, written)
+        return None if isinstance(ids, Failed) else len(ids)
+
+    def _from_the_first_that_fits(
+        self, request: Request, plan: Plan, order: Sequence[Option]
+    ) -> Phrase[Sequence[Option]]:
+        """These readings without those before the first that fits; empty if none does."""
+        for place, option in enumerate(order):
+            written = yield from compute(Planner.write, self._planner, plan, option.way, request)
+            if (yield from self._fits(plan, option, written)):
+                return order[place:]
+        return ()
 
     def _too_long(self, request: Request, plan: Plan) -> Steps:
         """Nobody can read it: cut it if that is allowed, else let a backend say so."""
@@ -305,13 +324,30 @@ class Context:
         longest = max(readers, key=lambda reader: (reader.healthy, reader.window or 0))
         if self.cut and longest.window:
             room = min(longest.window, self.max_tokens or longest.window)
-            written, missing = yield from compute(Planner.cut, self._planner, plan, room, request)
+            written, missing = yield from self._cut(request, plan, longest, room)
             told = f"{missing} of {plan.found.characters} characters left out of the middle"
             yield from note("cut", f"{told}, for {longest.target}", cited=(), sent=1.0)
             return (yield from route(longest.target, written))
         why = plan.unfit[0].unfit if plan.unfit else "by its own count it fits no reader"
         yield from note("too_long", why or "", cited=(), sent=1.0)
         return (yield from route(longest.target, request))
+
+    def _cut(
+        self, request: Request, plan: Plan, reader: Reader, room: int
+    ) -> Phrase[tuple[Request, int]]:
+        """The request cut to `room` tokens, and the characters that this left out.
+
+        By an estimate first, and smaller if the reader's own server counts more than that.
+        """
+        wanted = room
+        for _ in range(CUTS):
+            written, missing = yield from compute(Planner.cut, self._planner, plan, wanted, request)
+            counted = yield from self._counted(reader, written)
+            if counted is None or counted + plan.answer <= room:
+                break
+            fits = (room - plan.answer) / max(1, counted) * CLOSER
+            wanted = plan.answer + int((wanted - plan.answer) * fits)
+        return written, missing
 
     # --------------------------------------------------------------------------- self-route
 
@@ -322,7 +358,7 @@ class Context:
             for option in plan.order
             if option.way == "passages" and option.reader.target in fleet.models
         ]
-        whole = [option for option in plan.order if option.way == "whole"]
+        passages = [*(yield from self._from_the_first_that_fits(request, plan, passages))]
         if not passages:
             return (yield from self._read(request, plan, plan.order))
         first = passages[0]
@@ -338,6 +374,8 @@ class Context:
         if not heard.refused:
             yield from self._say(plan, first, "passages")
             return (yield from relay(heard.attempt))
+        whole = [option for option in plan.order if option.way == "whole"]
+        whole = [*(yield from self._from_the_first_that_fits(request, plan, whole))]
         if why := self._keeps(plan, whole):
             yield from self._say(plan, first, "kept_refusal", f"{why}; ")
             return (yield from relay(heard.attempt))

@@ -227,6 +227,30 @@ def test_nothing_is_cut_unless_that_is_allowed_and_then_it_is_said() -> None:
     assert played.prompt.endswith(WHERE)
 
 
+def test_a_cut_prompt_fits_by_the_models_own_count() -> None:
+    tiny = facing(small={"context": 560}, large={"context": 1_000})
+    asked = asking(WHERE)
+    rendered: list[int] = []
+
+    def counts(step: Render) -> tuple[int, ...]:
+        rendered.append(len(json.dumps(step.request.body["messages"])))
+        return tuple(range(rendered[-1]))  # a token a character
+
+    steps, reply = policy(cut=True, max_tokens=900).route(asked, tiny), None
+    while True:
+        step = steps.send(reply)
+        if isinstance(step, Route):
+            break
+        reply = None
+        if isinstance(step, Compute):
+            reply = step.function(*step.arguments)
+        elif isinstance(step, Render):
+            reply = counts(step)
+    _, *cuts = rendered  # the first was of passages
+    assert cuts == sorted(cuts, reverse=True)
+    assert cuts[0] + 512 > 900 >= cuts[-1] + 512 > 500
+
+
 def test_the_next_best_reads_if_the_first_fails() -> None:
     broken = failed(attempt("large", "x:1"))
     played = Played(policy(), asking(COMPARE), FLEET, broken, DONE)
@@ -324,6 +348,14 @@ def test_a_refusal_is_kept_where_nobody_could_read_the_whole() -> None:
     played = routed_itself(WHERE, *heard("Unanswerable"), DONE, seen=tiny)
     assert played.reason == "kept_refusal"
     assert "fits no reader" in played.notes[-1].detail
+
+
+def test_a_refusal_is_kept_where_the_whole_does_not_fit_by_its_readers_own_count() -> None:
+    tight = facing(small={"context": 12_000}, large={"context": 12_000})
+    many = tuple(range(11_900))
+    played = routed_itself(WHERE, *heard("Unanswerable"), many, many, DONE, seen=tight)
+    assert played.reason == "kept_refusal"
+    assert isinstance(played.steps[-1], Relay)
 
 
 def test_a_comparison_is_not_asked_of_passages_first() -> None:
