@@ -375,17 +375,18 @@ class Context:
             yield from self._say(plan, first, "passages")
             return (yield from relay(heard.attempt))
         whole = [option for option in plan.order if option.way == "whole"]
-        whole = [*(yield from self._from_the_first_that_fits(request, plan, whole))]
-        if why := self._keeps(plan, whole):
+        why = self._keeps(plan)
+        if why is None:
+            whole = [*(yield from self._from_the_first_that_fits(request, plan, whole))]
+            why = None if whole else "the whole fits no reader"
+        if why is not None:
             yield from self._say(plan, first, "kept_refusal", f"{why}; ")
             return (yield from relay(heard.attempt))
         yield from close(heard.attempt)
         return (yield from self._read(request, plan, whole, "second_pass"))
 
-    def _keeps(self, plan: Plan, whole: Sequence[Option]) -> str | None:
-        """Why the first pass's refusal is what the client gets; None if it is not."""
-        if not whole:
-            return "the whole fits no reader"
+    def _keeps(self, plan: Plan) -> str | None:
+        """Why the first pass's refusal is wanted; None if it is not."""
         unanswerable = plan.chances[-1]
         if self.keep_refusal is not None and unanswerable >= self.keep_refusal:
             return f"unanswerable {unanswerable:.2f}"
