@@ -108,7 +108,7 @@ requests = pytest.mark.parametrize(
 
 @every_policy
 @requests
-@limited(max_examples=20)  # of each of some seventy pairs
+@limited(max_examples=14)  # of each of some hundred pairs
 @given(seed=st.integers(0, 1 << 32))
 def test_it_keeps_the_law_whatever_it_hears(
     kind: str, block: dict[str, Any], asked: Request, seed: int

@@ -42,6 +42,7 @@ def test_what_was_written_is_read(lesson: Trained, folder: Path) -> None:
     assert mine > other
 
 
+@pytest.mark.slow
 def test_the_same_training_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     again = trained()
     other = tmp_path / "again"

@@ -117,6 +117,7 @@ def test_any_text_is_judged(judge: TaskJudge, text: str) -> None:
     assert judge.judge(Ask(text, len(text))) == likely
 
 
+@pytest.mark.slow
 def test_with_the_embedder_that_ships(tmp_path: Path) -> None:
     made = trained(minilm(), measured=False)
     write_artifact(tmp_path, made.card, made.parts, published())
