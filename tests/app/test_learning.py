@@ -91,6 +91,8 @@ async def test_what_was_served_is_logged_scored_and_read_back(
         price = 10 if line["arm"] == "large" else 1
         assert line["cost"] == pytest.approx((10 * price + 2 * 2 * price) / 1e6)
         assert line["baseline"] == pytest.approx((10 * 10 + 2 * 20) / 1e6)
+    # The loop hears of lines after they are written.
+    await eventually(lambda: sum(s.number for s in running.seen if isinstance(s, Kept)) == 41)
     seen = await running.metrics()
     assert seen["tandem_decisions_total"] == {("logged",): 20}
     assert seen["tandem_feedback_total"] == {("logged",): 21}
