@@ -211,10 +211,21 @@ def draft(
 
     It may be silent for `share` of the time that is left: somebody has yet to answer.
     """
+    return (yield from unseen(model, request, collect, changes, share))
+
+
+def unseen(
+    model: str,
+    request: Request,
+    hear: Callable[[Attempt], Phrase[T | Failed]],
+    changes: Mapping[str, Any] = UNCHANGED,
+    share: float = DRAFT_SHARE,
+) -> Phrase[T | Failed]:
+    """What `hear` makes of an answer of `model` that the client does not see; else as `draft`."""
     tried: frozenset[str] = frozenset()
     while True:
         attempt = yield from open_attempt(model, request, changes, tried, share)
-        drafted = yield from collect(attempt)
-        if not (isinstance(drafted, Failed) and drafted.spare):
-            return drafted
+        heard = yield from hear(attempt)
+        if not (isinstance(heard, Failed) and heard.spare):
+            return heard
         tried |= {attempt.backend}

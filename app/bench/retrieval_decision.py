@@ -14,7 +14,14 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from app.bench.retrieval_speed import Load, asks_of, document, one_core
+from app.bench.retrieval_speed import (
+    FIRST_SECONDS,
+    LATER_MS,
+    Load,
+    asks_of,
+    document,
+    one_core,
+)
 
 if TYPE_CHECKING:
     from app.bench.figures import Figure, Report
@@ -24,8 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["measure"]
 
-FIRST_SECONDS, LATER_MS = 3.0, 50.0
-"""What a first question may take, and the 99th percentile of later ones."""
 READERS = ("small", "large")
 BUDGET_MB = 256
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from policies.reading.index import Index
     from policies.reading.shelf import Shelf
 
-__all__ = ["Load", "asks_of", "document", "measure", "one_core"]
+__all__ = ["FIRST_SECONDS", "LATER_MS", "Load", "asks_of", "document", "measure", "one_core"]
 
 FIRST_SECONDS, LATER_MS = 3.0, 50.0
 """What a first question may take, and the 99th percentile of later ones."""

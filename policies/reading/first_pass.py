@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from policies.reading.refusal import refuses, undecided
-from router.phrases import DRAFT_SHARE, Phrase, next_event, open_attempt
+from router.phrases import Phrase, next_event, unseen
 from router.steps import (
-    UNCHANGED,
     Attempt,
     Delta,
     Failed,
@@ -57,13 +56,7 @@ def first_pass(model: ModelName, request: Request) -> Phrase[Heard | Failed]:
 
     It may be silent for half of the time that is left: the whole text may yet have to be read.
     """
-    tried: frozenset[str] = frozenset()
-    while True:
-        attempt = yield from open_attempt(model, request, UNCHANGED, tried, DRAFT_SHARE)
-        heard = yield from _listened(attempt)
-        if not (isinstance(heard, Failed) and heard.spare):
-            return heard
-        tried |= {attempt.backend}
+    return (yield from unseen(model, request, _listened))
 
 
 def _listened(attempt: Attempt) -> Phrase[Heard | Failed]:
