@@ -11,6 +11,7 @@ for a rollback it is optional.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -20,8 +21,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from app.admin_corpora import corpora_routes
-from app.admin_guard import FORMS, AdminError, authorise, expected_etags, read_document
+from app.admin_corpora import add_corpora
+from app.admin_guard import FORMS, AdminError, expected_etags, guarded, read_document
 from app.admin_models import (
     BackendsView,
     CheckView,
@@ -41,6 +42,7 @@ from app.admin_models import (
 )
 from app.decisions import Decisions
 from app.feedback import SCHEMA, FeedbackError, read_feedback
+from app.operators import Operators, Role
 from router.config import ConfigError, Form, Problem
 from router.decode import decode
 from router.revisions import Revision, Revisions, StaleError, UnknownError
@@ -50,9 +52,9 @@ YAML = "application/yaml"
 
 
 def admin_app(
-    revisions: Revisions, token: str | None, decisions: Decisions | None = None
+    revisions: Revisions, operators: Operators, decisions: Decisions | None = None
 ) -> FastAPI:
-    """The admin API over `revisions`; without a `token` only this machine is answered.
+    """The admin API over `revisions` for these operators; if there are none, for this machine.
 
     Feedback goes to `decisions`.
     """
@@ -61,12 +63,14 @@ def admin_app(
         description="Read, check, replace and roll back the configuration of a running gateway.",
         docs_url="/admin/docs",
         redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         openapi_url="/admin/openapi.json",
     )
     app.state.revisions = revisions
-    app.state.token = token
+    app.state.operators = operators
     app.state.decisions = decisions
-    app.include_router(_routes())
+    for routes in _routes():
+        app.include_router(routes)
     app.add_api_route("/healthz", get_health, tags=["health"])
     app.add_exception_handler(AdminError, _on_refusal)
     app.add_exception_handler(ConfigError, _on_problems)
@@ -78,31 +82,30 @@ def admin_app(
     return app
 
 
-def _routes() -> APIRouter:
-    routes = APIRouter(
-        prefix="/admin",
-        dependencies=[Depends(authorise)],
-        responses={"4XX": {"model": ErrorView}, "5XX": {"model": ErrorView}},
-    )
-    add, put, post = routes.add_api_route, ["PUT"], ["POST"]
+def _routes() -> Iterator[APIRouter]:
+    """What viewers may ask, and what only operators may."""
+    see, change = guarded(Role.VIEWER), guarded(Role.OPERATOR)
     config: list[str | Enum] = ["configuration"]
     policies: list[str | Enum] = ["policies"]
+    document, one = _body("document"), _body("one")
+    add = see.add_api_route
     add("/config", get_config, tags=config, responses=_DOCUMENT, response_model=dict[str, Any])
-    add("/config", put_config, methods=put, tags=config, openapi_extra=_body("document"))
-    add("/config/check", check_config, methods=post, tags=config, openapi_extra=_body("document"))
+    add("/config/check", check_config, methods=["POST"], tags=config, openapi_extra=document)
     add("/policies", get_policies, tags=policies)
-    add("/policies/{name:path}", put_policy, methods=put, tags=policies, openapi_extra=_body("one"))
-    add("/policies/{name:path}", delete_policy, methods=["DELETE"], tags=policies)
     add("/revisions", get_revisions, tags=["revisions"])
     add("/revisions/{number}", get_revision, tags=["revisions"])
-    add("/revisions/{number}/activate", activate_revision, methods=post, tags=["revisions"])
     add("/backends", get_backends, tags=["backends"])
+    add, put, post = change.add_api_route, ["PUT"], ["POST"]
+    add("/config", put_config, methods=put, tags=config, openapi_extra=document)
+    add("/policies/{name:path}", put_policy, methods=put, tags=policies, openapi_extra=one)
+    add("/policies/{name:path}", delete_policy, methods=["DELETE"], tags=policies)
+    add("/revisions/{number}/activate", activate_revision, methods=post, tags=["revisions"])
     add(
         "/feedback", post_feedback, methods=post, status_code=202, tags=["feedback"],
         openapi_extra=_FEEDBACK,
     )  # fmt: skip
-    routes.include_router(corpora_routes())
-    return routes
+    add_corpora(see, change)
+    yield from (see, change)
 
 
 _DOCUMENT: dict[int | str, dict[str, Any]] = {

@@ -121,17 +121,17 @@ _POST = {
 }
 
 
-def corpora_routes() -> APIRouter:
-    """The paths below `/corpora`; who includes them guards them."""
-    routes = APIRouter(prefix="/corpora")
+def add_corpora(see: APIRouter, change: APIRouter) -> None:
+    """Add the paths below `/corpora` to the routes of viewers and to those of operators."""
     tags: list[str | Enum] = ["corpora"]
-    add = routes.add_api_route
-    add("", get_corpora, tags=tags)
-    add("", post_corpus, methods=["POST"], tags=tags, openapi_extra=_POST)
-    add("/{name}", get_corpus, tags=tags)
-    add("/{name}", delete_corpus, methods=["DELETE"], tags=tags)
-    add("/{name}/documents/{document:path}", delete_document, methods=["DELETE"], tags=tags)
-    return routes
+    add = see.add_api_route
+    add("/corpora", get_corpora, tags=tags)
+    add("/corpora/{name}", get_corpus, tags=tags)
+    add = change.add_api_route
+    add("/corpora", post_corpus, methods=["POST"], tags=tags, openapi_extra=_POST)
+    add("/corpora/{name}", delete_corpus, methods=["DELETE"], tags=tags)
+    document = "/corpora/{name}/documents/{document:path}"
+    add(document, delete_document, methods=["DELETE"], tags=tags)
 
 
 # ------------------------------------------------------------------------------------- handlers

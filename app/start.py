@@ -12,13 +12,15 @@ from app import embedded
 from app.decisions import DecisionsError
 from app.keyfile import KeysError
 from app.log import LogError
+from app.operators import OperatorsError
 from app.serve import Listen, ServeError, serve
 from policies import TABLE
 from router.config import ConfigError, Document, load_file, parse
 from router.runtime import build
 
 REFUSALS = (
-    ConfigError, DecisionsError, KeysError, LogError, ServeError, embedded.EmbeddedError,
+    ConfigError, DecisionsError, KeysError, LogError, OperatorsError, ServeError,
+    embedded.EmbeddedError,
 )  # fmt: skip
 """What can be wrong at start; each says in one line what to do."""
 

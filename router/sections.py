@@ -11,11 +11,19 @@ file that holds them.
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapSerializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    WrapSerializer,
+    model_validator,
+)
 
 from router.hosts import Gigabytes, Sleeping
 from router.references import STRICT
@@ -77,6 +85,8 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Megabytes = Annotated[float, Field(gt=0, le=4096)]
 """Of 2**20 bytes; at most 4 GiB, since it is held in memory."""
 Amount = Annotated[float, Field(ge=0)]
+OPERATOR = "operator"
+"""Who sends the token of `admin.token_env`."""
 FROZEN = (
     AfterValidator(MappingProxyType),
     WrapSerializer(lambda value, inner: inner(dict(value))),  # pydantic cannot write the proxy
@@ -102,6 +112,34 @@ class ListenConfig(Section):
     """TCP port; 0 takes a free one and prints it."""
 
 
+class Role(StrEnum):
+    """What somebody may do on the admin listener."""
+
+    VIEWER = "viewer"
+    """See everything, and check documents."""
+    OPERATOR = "operator"
+    """Change things, too."""
+
+
+class TokenConfig(Section):
+    """Somebody who may use the admin listener, and where the token is that tells so."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
+    """Who this is: what the audit log calls whoever sends the token."""
+    role: Role
+    """`viewer` sees everything and checks documents; `operator` changes things, too."""
+    token_env: Variable | None = None
+    """The environment variable that holds the bearer token."""
+    token_file: Text | None = None
+    """The file that holds the bearer token, in place of a variable."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.token_env is None) == (self.token_file is None):
+            raise ValueError("say where the token is: either token_env or token_file")
+        return self
+
+
 class AdminConfig(Section):
     """Where operators connect: a listener of its own."""
 
@@ -110,7 +148,17 @@ class AdminConfig(Section):
     port: Port = 8001
     """TCP port; 0 takes a free one and prints it."""
     token_env: Variable | None = None
-    """The environment variable that holds the bearer token."""
+    """The environment variable that holds the bearer token of the one called `operator`."""
+    tokens: Annotated[tuple[TokenConfig, ...], Field(max_length=256)] = ()
+    """Others who may use it, each with a name, a role and a token of their own. At most 256."""
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> Self:
+        names = [OPERATOR] if self.token_env else []
+        names += [token.name for token in self.tokens]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f'tokens: two are called "{twice[0]}"')
+        return self
 
 
 class KeysConfig(Section):
