@@ -11,13 +11,19 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from router.config import Config
 from router.secrets import SecretError, read_secret
-from router.sections import OPERATOR, AdminConfig, Role, TokenConfig
+from router.sections import OPERATOR, Role
 
-__all__ = ["LOCAL", "Operator", "Operators", "OperatorsError", "Role", "operators_of"]
+logger = logging.getLogger("tandem.operators")
+
+__all__ = ["LOCAL", "Operator", "Operators", "OperatorsError", "Role", "operators_of", "renew"]
 
 
 class OperatorsError(Exception):
@@ -57,6 +63,10 @@ class Operators:
         """Whether a token is needed at all."""
         return bool(self._digests)
 
+    def take(self, renewed: Operators) -> None:
+        """Know these from now on, and nobody else."""
+        self._digests = renewed._digests  # one of our own kind
+
     def of(self, token: str) -> Operator | None:
         """Whose token this is; None if nobody's."""
         presented = _digest(token)
@@ -67,27 +77,34 @@ class Operators:
         return found
 
 
-def operators_of(admin: AdminConfig, environment: Mapping[str, str]) -> Operators:
-    """Those that the configuration names. Raises `OperatorsError`.
+def operators_of(config: Config, environment: Mapping[str, str]) -> Operators:
+    """Those that the configuration names, their tokens read anew. Raises `OperatorsError`.
 
     An `admin.token_env` whose variable is not set counts for nobody: then only this machine is
     answered.
     """
-    return Operators(dict(_tokens(admin, environment)))
+    return Operators(dict(_tokens(config, environment)))
 
 
-def _tokens(admin: AdminConfig, environment: Mapping[str, str]) -> Iterator[tuple[Operator, str]]:
+def renew(operators: Operators, config: Config) -> None:
+    """Read every token anew; if one cannot be had, the old ones stay in use, and that is logged."""
+    try:
+        operators.take(operators_of(config, os.environ))
+    except OperatorsError as error:
+        logger.warning("the old admin tokens stay in use: %s", error)
+
+
+def _tokens(config: Config, environment: Mapping[str, str]) -> Iterator[tuple[Operator, str]]:
+    admin = config.admin
     if admin.token_env and (token := environment.get(admin.token_env)):
         yield Operator(OPERATOR, Role.OPERATOR), token
     for number, entry in enumerate(admin.tokens):
-        yield Operator(entry.name, entry.role), _token(number, entry, environment)
-
-
-def _token(number: int, entry: TokenConfig, environment: Mapping[str, str]) -> str:
-    try:
-        return read_secret(entry.token_env, entry.token_file, environment)
-    except SecretError as error:
-        raise OperatorsError(f"admin.tokens.{number}: {error}") from None
+        file = Path(config.secrets.folder, entry.token_file) if entry.token_file else None
+        try:
+            token = read_secret(entry.token_env, file, environment)
+        except SecretError as error:
+            raise OperatorsError(f"admin.tokens.{number}: {error}") from None
+        yield Operator(entry.name, entry.role), token
 
 
 def _digest(token: str) -> bytes:

@@ -31,7 +31,7 @@ from app.gateway import Gateway
 from app.keys import Keys
 from app.log import Log
 from app.metrics import Metrics, watch_lag
-from app.operators import operators_of
+from app.operators import operators_of, renew
 from app.report import backends_report, welcome
 from policies import TABLE
 from router.alarms import Alarms
@@ -176,7 +176,7 @@ class Listen:
 async def serve(document: Document, listen: Listen, *, embedded: bool = False) -> None:
     """Serve until a signal. Raises one of `app.start.REFUSALS`, in one line, if it cannot."""
     config = document.config
-    operators = operators_of(config.admin, os.environ)
+    operators = operators_of(config, os.environ)
     admin_host, admin_said = admin_address(config.admin, operators)
     port = config.listen.port if listen.port is None else listen.port
     admin_port = config.admin.port if listen.admin_port is None else listen.admin_port
@@ -192,6 +192,7 @@ async def serve(document: Document, listen: Listen, *, embedded: bool = False) -
                 raise ConfigError(document.written.source, problems)
             settle()
             print(backends_report(room.revisions.runtime), file=sys.stderr)
+            room.revisions.swapped.append(lambda runtime: renew(operators, runtime.config))
             admin = admin_app(room.revisions, operators, room.decisions)
             servers = [_server(room.gateway), _server(admin)]
             with _until_signal(room.gateway, servers):

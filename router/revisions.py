@@ -31,9 +31,12 @@ REMEMBERED = 100
 FIXED = (
     "listen",
     "admin",
+    "secrets",
     "keys",
     "log",
     "decisions",
+    "corpora.folder",
+    "corpora.import_from",
     "health",
     "breaker",
     "limits.connect",

@@ -27,7 +27,7 @@ class SecretError(Exception):
     """A secret cannot be had; the message is a reason, without the value."""
 
 
-def read_secret(variable: str | None, file: str | None, environment: Mapping[str, str]) -> str:
+def read_secret(variable: str | None, file: Path | None, environment: Mapping[str, str]) -> str:
     """What the environment holds under `variable`, or else what stands in `file`.
 
     Raises `SecretError`. A file that others may read is used, and warned about.
@@ -39,7 +39,7 @@ def read_secret(variable: str | None, file: str | None, environment: Mapping[str
         return _vetted(secret, f"the environment variable {variable}")
     if file is None:
         raise SecretError("neither a variable nor a file is named")
-    return _vetted(_contents(Path(file)), file)
+    return _vetted(_contents(file), str(file))
 
 
 def _contents(file: Path) -> str:

@@ -73,11 +73,19 @@ def _distinct(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _below(value: str) -> str:
+    if value.startswith("/") or ".." in value.split("/") or not value.isprintable():
+        raise ValueError("is a path below secrets.folder: not absolute, and without ..")
+    return value
+
+
 Name = Annotated[str, AfterValidator(_name)]
 Text = Annotated[str, Field(min_length=1)]
 BackendUrl = Annotated[str, AfterValidator(_backend)]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 """The name of an environment variable, never its value."""
+SecretFile = Annotated[Text, AfterValidator(_below)]
+"""A file below `secrets.folder` that holds a secret and nothing else."""
 Port = Annotated[int, Field(ge=0, le=65535)]
 """0 lets the system choose a free one."""
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -130,8 +138,8 @@ class TokenConfig(Section):
     """`viewer` sees everything and checks documents; `operator` changes things, too."""
     token_env: Variable | None = None
     """The environment variable that holds the bearer token."""
-    token_file: Text | None = None
-    """The file that holds the bearer token, in place of a variable."""
+    token_file: SecretFile | None = None
+    """The file below `secrets.folder` that holds the bearer token, in place of a variable."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -159,6 +167,13 @@ class AdminConfig(Section):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f'tokens: two are called "{twice[0]}"')
         return self
+
+
+class SecretsConfig(Section):
+    """Where files of secrets lie."""
+
+    folder: Text = "secrets"
+    """The only folder that secrets are read from; relative to where Tandem is started."""
 
 
 class KeysConfig(Section):
@@ -194,12 +209,20 @@ class ModelConfig(Section):
     """What its tokens cost; 0 by default."""
     api_key_env: Variable | None = None
     """The environment variable whose value is sent to the backends as a bearer token."""
+    api_key_file: SecretFile | None = None
+    """The file below `secrets.folder` that holds that token, in place of a variable."""
     surfaces: tuple[Surface, ...] | None = None
     """APIs that the backends serve; by default what probing finds."""
     memory_gb: Gigabytes | None = None
     """Memory that each of its servers takes while awake, in GiB; counts on hosts with a budget."""
     sleep: Sleeping = None
     """Lets its servers sleep while others need their memory: `true`, or the settings below."""
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if self.api_key_env is not None and self.api_key_file is not None:
+            raise ValueError("api_key_file: the key is in one place; api_key_env names another")
+        return self
 
 
 class LimitsConfig(Section):

@@ -66,8 +66,8 @@ class Server(uvicorn.Server):
 
 
 @contextmanager
-def serving(token: str | None) -> Iterator[tuple[httpx.Client, Revisions]]:
-    revisions = Revisions(parse(TEXT, TABLE), TABLE, lambda _: None, ENVIRONMENT)
+def serving(token: str | None, text: str = TEXT) -> Iterator[tuple[httpx.Client, Revisions]]:
+    revisions = Revisions(parse(text, TABLE), TABLE, lambda _: None, ENVIRONMENT)
     config = uvicorn.Config(admin_app(revisions, known(token)), port=0, log_level="critical")
     server = Server(config)
     thread = threading.Thread(target=server.run)
