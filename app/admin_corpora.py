@@ -20,7 +20,9 @@ from typing import Annotated, Any, NoReturn, TypeVar
 from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.admin_guard import AdminError, expected_etags
+from app.admin_audit import note
+from app.admin_errors import AdminError
+from app.admin_guard import expected_etags
 from app.admin_models import ProblemView, View
 from app.corpora import Corpora, Given, StaleCorpusError, TooLargeError, UnknownCorpusError
 from app.corpus_files import FileError, document_of, files_below, import_folder, read_file
@@ -171,7 +173,9 @@ async def post_corpus(
         if not given:
             first = f": {problems[0].path}: {problems[0].reason}" if problems else ""
             raise CorpusError(f"there is no document in what was sent{first}")
+        before = _known(corpora, wanted.name)
         put = corpora.put(wanted.name, given, anew=wanted.replace, expected=expected)
+        note(request, before, _mark(put))
         return put, problems
 
     manifest, problems = await _done(change)
@@ -182,7 +186,9 @@ async def post_corpus(
 async def delete_corpus(name: str, request: Request, if_match: IfMatch = None) -> CorporaView:
     """Remove a corpus, and list those that are left; policies that name it find no documents."""
     corpora, expected = _corpora(request), expected_etags(if_match)
+    before = await asyncio.to_thread(_known, corpora, name)
     await _done(lambda: corpora.drop(name, expected))
+    note(request, before, None)
     return await get_corpora(request)
 
 
@@ -191,7 +197,9 @@ async def delete_document(
 ) -> CorpusChange:
     """Remove one document of a corpus, by its id."""
     corpora, expected = _corpora(request), expected_etags(if_match)
+    before = await asyncio.to_thread(_known, corpora, name)
     manifest = await _done(lambda: corpora.take(name, document, expected))
+    note(request, before, _mark(manifest))
     response.headers["etag"] = f'"{manifest.etag}"'
     return CorpusChange(**_told(corpora, manifest))
 
@@ -215,6 +223,18 @@ def _told(corpora: Corpora, manifest: Manifest) -> dict[str, Any]:
         "documents": len(manifest.entries),
         "characters": manifest.characters,
     }
+
+
+def _mark(manifest: Manifest) -> dict[str, Any]:
+    """How the audit log calls a state of a corpus."""
+    return {"corpus": manifest.name, "revision": manifest.revision, "etag": manifest.etag}
+
+
+def _known(corpora: Corpora, name: str) -> dict[str, Any] | None:
+    try:
+        return _mark(corpora.one(name))
+    except CorpusError:
+        return None
 
 
 async def _done(call: Callable[[], T]) -> T:

@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from app.admin_audit import AuditedRoute, announce
+from app.admin_errors import AdminError
 from app.admin_models import ErrorView
 from app.operators import LOCAL, Operator, Operators, Role
 from router.config import Form
@@ -40,15 +42,6 @@ FORMS = {
 _BEARER = HTTPBearer(auto_error=False, description="A token that `admin` names.")
 
 
-class AdminError(Exception):
-    """An answer other than success: `code` is for programs, `message` for people."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-
-
 def admin_address(admin: AdminConfig, operators: Operators) -> tuple[str, str]:
     """The host to bind the admin listener to, and a sentence to print that explains it."""
     if operators:
@@ -67,12 +60,16 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def guarded(role: Role) -> APIRouter:
-    """A router of the admin API whose every route needs this role."""
+def guarded(role: Role, *, audited: bool = True) -> APIRouter:
+    """A router of the admin API whose every route needs this role.
+
+    What an operator is needed for is a change and goes into the audit log, if it is `audited`.
+    """
     return APIRouter(
         prefix="/admin",
-        dependencies=[Depends(_needing(role))],
+        dependencies=[Depends(_needing(role, audited=audited and role is Role.OPERATOR))],
         responses={"4XX": {"model": ErrorView}, "5XX": {"model": ErrorView}},
+        route_class=AuditedRoute,
     )
 
 
@@ -83,15 +80,16 @@ def caller(request: Request) -> Operator:
 
 
 def authorise(request: Request, token: str, role: Role) -> Operator:
-    """Who asks with this token, if they may; else `AdminError`.
+    """Who asks with this token, if they may; else `AdminError`. From here on `caller` tells it.
 
     401 for a token that is nobody's, 403 for a role that does not do and for a web page.
     """
     operators: Operators = request.app.state.operators
     if not operators:
         _must_be_local(request)
+        request.state.operator = LOCAL
         return LOCAL
-    operator = operators.of(token)
+    operator = request.state.operator = operators.of(token)
     if operator is None:
         raise AdminError(401, "unauthorised", "send an admin token: Authorization: Bearer ...")
     if not operator.may(role):
@@ -100,13 +98,14 @@ def authorise(request: Request, token: str, role: Role) -> Operator:
     return operator
 
 
-def _needing(role: Role) -> Callable[..., Any]:
-    def authorised(
+def _needing(role: Role, *, audited: bool) -> Callable[..., Any]:
+    async def authorised(
         request: Request,
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
     ) -> None:
-        given = credentials.credentials if credentials else ""
-        request.state.operator = authorise(request, given, role)
+        operator = authorise(request, credentials.credentials if credentials else "", role)
+        if audited:
+            await announce(request, operator)
 
     return authorised
 

@@ -25,7 +25,9 @@ from pathlib import Path
 import uvicorn
 
 from app.admin import admin_app
+from app.admin_audit import note_start
 from app.admin_guard import admin_address
+from app.audit import Audit
 from app.decisions import Decisions
 from app.gateway import Gateway
 from app.keys import Keys
@@ -177,6 +179,7 @@ async def serve(document: Document, listen: Listen, *, embedded: bool = False) -
     """Serve until a signal. Raises one of `app.start.REFUSALS`, in one line, if it cannot."""
     config = document.config
     operators = operators_of(config, os.environ)
+    audit = Audit(config.admin.audit) if config.admin.audit else None
     admin_host, admin_said = admin_address(config.admin, operators)
     port = config.listen.port if listen.port is None else listen.port
     admin_port = config.admin.port if listen.admin_port is None else listen.admin_port
@@ -193,7 +196,9 @@ async def serve(document: Document, listen: Listen, *, embedded: bool = False) -
             settle()
             print(backends_report(room.revisions.runtime), file=sys.stderr)
             room.revisions.swapped.append(lambda runtime: renew(operators, runtime.config))
-            admin = admin_app(room.revisions, operators, room.decisions)
+            if audit:
+                note_start(audit, room.revisions.active)
+            admin = admin_app(room.revisions, operators, room.decisions, audit)
             servers = [_server(room.gateway), _server(admin)]
             with _until_signal(room.gateway, servers):
                 running = asyncio.gather(

@@ -11,6 +11,7 @@ from types import MappingProxyType
 import uvloop
 
 from app import embedded
+from app.audit import AuditError
 from app.decisions import DecisionsError
 from app.keyfile import KeysError
 from app.log import LogError
@@ -21,7 +22,7 @@ from router.config import ConfigError, Document, load_file, parse
 from router.runtime import build
 
 REFUSALS = (
-    ConfigError, DecisionsError, KeysError, LogError, OperatorsError, ServeError,
+    AuditError, ConfigError, DecisionsError, KeysError, LogError, OperatorsError, ServeError,
     embedded.EmbeddedError,
 )  # fmt: skip
 """What can be wrong at start; each says in one line what to do."""

@@ -159,6 +159,8 @@ class AdminConfig(Section):
     """The environment variable that holds the bearer token of the one called `operator`."""
     tokens: Annotated[tuple[TokenConfig, ...], Field(max_length=256)] = ()
     """Others who may use it, each with a name, a role and a token of their own. At most 256."""
+    audit: Text | None = None
+    """The file that every change is written down in; relative to where Tandem is started."""
 
     @model_validator(mode="after")
     def _distinct_names(self) -> Self:

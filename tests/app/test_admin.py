@@ -16,6 +16,7 @@ import uvicorn
 
 from app.admin import admin_app
 from app.admin_guard import LARGEST_BODY, admin_address, is_loopback
+from app.audit import Audit
 from app.operators import Operator, Operators, Role
 from router.config import parse
 from router.fleet import Abilities
@@ -66,9 +67,12 @@ class Server(uvicorn.Server):
 
 
 @contextmanager
-def serving(token: str | None, text: str = TEXT) -> Iterator[tuple[httpx.Client, Revisions]]:
+def serving(
+    token: str | None, text: str = TEXT, audit: Audit | None = None
+) -> Iterator[tuple[httpx.Client, Revisions]]:
     revisions = Revisions(parse(text, TABLE), TABLE, lambda _: None, ENVIRONMENT)
-    config = uvicorn.Config(admin_app(revisions, known(token)), port=0, log_level="critical")
+    app = admin_app(revisions, known(token), audit=audit)
+    config = uvicorn.Config(app, port=0, log_level="critical")
     server = Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
