@@ -35,10 +35,13 @@ REMEMBERED = 100
 FIXED = (
     "listen",
     "admin",
+    "secrets",
     "keys",
     "log",
     "store",
     "decisions",
+    "corpora.folder",
+    "corpora.import_from",
     "health",
     "breaker",
     "limits.connect",
