@@ -33,7 +33,9 @@ from app.admin_models import (
     RevisionDetail,
     RevisionsView,
     RevisionView,
+    StoreView,
     backend_views,
+    member_view,
     policy_views,
     problem_views,
     revision_detail,
@@ -41,20 +43,26 @@ from app.admin_models import (
 )
 from app.decisions import Decisions
 from app.feedback import SCHEMA, FeedbackError, read_feedback
+from app.state.member import Member, member_name
+from app.state.memory import MemoryStore
 from router.config import ConfigError, Form, Problem
 from router.decode import decode
-from router.revisions import Revision, Revisions, StaleError, UnknownError
+from router.revisions import JournalError, Revision, Revisions, StaleError, UnknownError
 
 YAML = "application/yaml"
 """RFC 9512's media type."""
 
 
 def admin_app(
-    revisions: Revisions, token: str | None, decisions: Decisions | None = None
+    revisions: Revisions,
+    token: str | None,
+    decisions: Decisions | None = None,
+    member: Member | None = None,
 ) -> FastAPI:
     """The admin API over `revisions`; without a `token` only this machine is answered.
 
-    Feedback goes to `decisions`.
+    Feedback goes to `decisions`; `member` knows the other processes, and is None where this one
+    is alone.
     """
     app = FastAPI(
         title="Tandem admin",
@@ -66,11 +74,13 @@ def admin_app(
     app.state.revisions = revisions
     app.state.token = token
     app.state.decisions = decisions
+    app.state.member = member or Member(MemoryStore(), revisions, member_name())
     app.include_router(_routes())
     app.add_api_route("/healthz", get_health, tags=["health"])
     app.add_exception_handler(AdminError, _on_refusal)
     app.add_exception_handler(ConfigError, _on_problems)
     app.add_exception_handler(StaleError, _on_stale)
+    app.add_exception_handler(JournalError, _on_journal)
     app.add_exception_handler(UnknownError, _on_unknown)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_parameters)
@@ -134,6 +144,14 @@ def _revisions(request: Request) -> Revisions:
 
 
 Active = Annotated[Revisions, Depends(_revisions)]
+
+
+def _member(request: Request) -> Member:
+    member: Member = request.app.state.member
+    return member
+
+
+Here = Annotated[Member, Depends(_member)]
 IfMatch = Annotated[
     str | None, Header(description='The ETag that the change was meant for, or "*" for any.')
 ]
@@ -201,12 +219,16 @@ async def delete_policy(
     return _swapped(revision, revisions, response)
 
 
-async def get_revisions(revisions: Active) -> RevisionsView:
-    """The revisions that are remembered, newest first."""
+async def get_revisions(revisions: Active, member: Here) -> RevisionsView:
+    """The revisions that are remembered, newest first, and which process serves which."""
     active = revisions.active
     newest_first = reversed(revisions.history())
-    views = [revision_view(revision, active) for revision in newest_first]
-    return RevisionsView(active=active.number, revisions=views)
+    return RevisionsView(
+        active=active.number,
+        revisions=[revision_view(revision, active) for revision in newest_first],
+        members=[member_view(sign, active) for sign in await member.signs()],
+        store=StoreView(kind=member.kind, problem=member.trouble),
+    )
 
 
 async def get_revision(number: int, revisions: Active) -> RevisionDetail:
@@ -275,6 +297,10 @@ async def _on_problems(_: Request, error: Exception) -> Response:
 
 async def _on_stale(_: Request, error: Exception) -> Response:
     return _error(412, "stale", str(error))
+
+
+async def _on_journal(_: Request, error: Exception) -> Response:
+    return _error(503, "store_unavailable", str(error))
 
 
 async def _on_unknown(_: Request, error: Exception) -> Response:

@@ -33,6 +33,7 @@ from router.sections import (
     BreakerConfig,
     CorporaConfig,
     DecisionsConfig,
+    DrainConfig,
     HealthConfig,
     KeysConfig,
     LimitsConfig,
@@ -41,6 +42,7 @@ from router.sections import (
     ModelConfig,
     Name,
     Section,
+    StoreConfig,
 )
 from router.steps import Policy
 
@@ -78,6 +80,8 @@ class Config(Section):
     log: LogConfig | None = None
     decisions: DecisionsConfig | None = None
     corpora: CorporaConfig = CorporaConfig()
+    store: StoreConfig | None = None
+    drain: DrainConfig = DrainConfig()
 
 
 # ------------------------------------------------------------------------------------ the document

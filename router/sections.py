@@ -12,10 +12,17 @@ from __future__ import annotations
 
 import re
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapSerializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    WrapSerializer,
+    model_validator,
+)
 
 from router.hosts import Gigabytes, Sleeping
 from router.references import STRICT
@@ -65,9 +72,21 @@ def _distinct(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _store(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        raise ValueError("a store is redis://HOST:PORT/NUMBER, or rediss:// for TLS")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a URL holds no credentials; use username and password_env")
+    if "?" in value or "#" in value or not re.fullmatch(r"(/\d*)?", parts.path):
+        raise ValueError("a store's URL ends with the number of its database, or before it")
+    return value
+
+
 Name = Annotated[str, AfterValidator(_name)]
 Text = Annotated[str, Field(min_length=1)]
 BackendUrl = Annotated[str, AfterValidator(_backend)]
+StoreUrl = Annotated[str, AfterValidator(_store)]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 """The name of an environment variable, never its value."""
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -221,6 +240,41 @@ class DecisionsConfig(Section):
     """The part of the requests that is logged, drawn request by request."""
     prompts: bool = True
     """Whether a line holds the request's body, without which no other policy can be scored."""
+
+
+class StoreConfig(Section):
+    """What several processes share; without this section it is kept for one machine, and only as
+    long as `tandem serve` runs, but for what keys have spent.
+    """
+
+    file: Text | None = None
+    """A SQLite file, relative to the directory that Tandem is started in: for one machine."""
+    url: StoreUrl | None = None
+    """A Redis or Valkey server, `redis://HOST:PORT/NUMBER` or `rediss://` for TLS: for many."""
+    username: Text | None = None
+    """Its user, where it has several."""
+    password_env: Variable | None = None
+    """The environment variable that holds its password."""
+    name: Name = "tandem"
+    """Gateways of one name act as one; another name keeps others on the same server apart."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.file is None) == (self.url is None):
+            raise ValueError("say either `file` or `url`")
+        if self.file and (self.username or self.password_env):
+            raise ValueError("a file has no user and no password")
+        return self
+
+
+class DrainConfig(Section):
+    """How a process ends after SIGTERM."""
+
+    announce: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """Seconds during which `/readyz` is red and everything is answered all the same, so that a load
+    balancer can notice first."""
+    finish: Seconds = 30.0
+    """Longest time after that for answers under way; then they are broken off."""
 
 
 class CorporaConfig(Section):
