@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
+from app.workers import OVER
 from policies import TABLE
 from router.config import parse
-from router.sections import Section
 from tests.deploy.dockerfile import ROOT, read
 from tests.deploy.tools import checked, installed, run, tool
 
@@ -154,10 +154,7 @@ def test_the_gateway_gets_a_configuration_that_it_can_serve(values: Path) -> Non
     started = only(values, "Deployment")["spec"]["template"]["spec"]["containers"][0]
     assert bool(texts) == ("--config=/etc/tandem/tandem.yaml" in started["args"])
     for text in texts:
-        tree = yaml.safe_load(text)
-        if "store" not in _settings():
-            tree.pop("store", None)
-        document = parse(yaml.safe_dump(tree), TABLE, "the chart's config")
+        document = parse(text, TABLE, "the chart's config")
         services = {one["metadata"]["name"] for one in every(values, "Service")}
         if every(values, "StatefulSet"):
             hosts = [u for m in document.config.models.values() for u in m.backends]
@@ -181,9 +178,13 @@ def test_it_runs_the_image_as_the_image_is_made(values: Path) -> None:
 
 @each
 def test_a_pod_is_killed_only_after_it_had_time_to_drain(values: Path) -> None:
+    """With a configuration the gateway itself announces its end; the embedded pair's has none."""
     drain = yaml.safe_load((CHART / "values.yaml").read_text())["drain"]
     pod = only(values, "Deployment")["spec"]["template"]["spec"]
-    assert pod["terminationGracePeriodSeconds"] > drain["announce"] + drain["finish"]
+    assert pod["terminationGracePeriodSeconds"] > drain["announce"] + drain["finish"] + OVER
+    waits = "preStop" in pod["containers"][0].get("lifecycle", {})
+    texts = [one["data"]["tandem.yaml"] for one in every(values, "ConfigMap")[:1]]
+    assert waits != any(yaml.safe_load(text)["drain"] == drain for text in texts)
 
 
 def test_it_links_to_every_rule_and_dashboard() -> None:
@@ -227,11 +228,3 @@ def test_a_wrong_value_is_refused_by_its_name(said: str, complaint: str) -> None
 
 def _named(name: str) -> Path:
     return Path(__file__).parent / "values" / f"{name}.yaml"
-
-
-def _settings() -> set[str]:
-    """The sections that a configuration may have."""
-    from router.config import Config
-
-    assert issubclass(Config, Section)
-    return set(Config.model_fields)

@@ -54,6 +54,7 @@ tandem/model: {{ index . 1 }}
 {{- if .Values.keys.secret -}}
 {{- $_ := set $config "keys" (dict "file" "keys/keys.yaml") -}}
 {{- end -}}
+{{- $_ := set $config "drain" .Values.drain -}}
 {{- if .Values.redis.url -}}
 {{- $store := dict "url" .Values.redis.url "name" (include "tandem.name" .) -}}
 {{- if .Values.redis.passwordSecret -}}
