@@ -271,8 +271,7 @@ class DrainConfig(Section):
     """How a process ends after SIGTERM."""
 
     announce: Annotated[float, Field(ge=0, le=3600)] = 0.0
-    """Seconds during which `/readyz` is red and everything is answered all the same, so that a load
-    balancer can notice first."""
+    """Seconds after the signal during which `/readyz` is red and all is still answered."""
     finish: Seconds = 30.0
     """Longest time after that for answers under way; then they are broken off."""
 

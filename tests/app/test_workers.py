@@ -85,7 +85,11 @@ async def crew(folder: Path, backend: Backend, **sections: Any) -> AsyncIterator
         front = words[words.index("listening") + 2]
         admin = next(word for word in words if word.endswith("/admin/docs"))
         url = admin.removesuffix("/admin/docs")
-        async with httpx.AsyncClient(base_url=url, verify=NO_TLS, timeout=PATIENCE) as client:
+        # A connection per call: one that is kept is with one process, which may be killed.
+        once = httpx.Limits(max_keepalive_connections=0)
+        async with httpx.AsyncClient(
+            base_url=url, verify=NO_TLS, timeout=PATIENCE, limits=once
+        ) as client:
             running = Crew(process, front, client, output)
             await running.until(lambda members: len(members) == NUMBER)
             yield running
