@@ -93,7 +93,8 @@ class Answer:
             if _DONE.match(block):
                 kept.append(self._cited_event() + self._closing() + sse.DONE)
                 self.complete = True
-            elif b'"usage"' in block:
+                break  # it is over once, however often a backend says so
+            if b'"usage"' in block:
                 kept.append(self._with_usage(block))
             else:
                 kept.append(self._veiled(block))

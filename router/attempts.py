@@ -109,7 +109,8 @@ class Attempts:
         others = len(pool.candidates(step.avoid))
         left = max(until - monotonic(), 0.0)
         share = step.share * left / max(others, 1)
-        return limits(settings, min(share, settings.first_token) if step.request.stream else share)
+        first = min(share, settings.first_token) if step.request.stream else share
+        return limits(settings, first, step.share * left)
 
     def known(self, attempt: Attempt) -> Live | Failed:
         """The call behind an attempt, or why there is none."""
@@ -173,14 +174,18 @@ class Attempts:
         sent = tally.answer and self.ledger.first_byte is not None
         del self._live[attempt.number]
         live.call.close(fault.blame)
-        siblings = self.runtime.pools[attempt.model].candidates(live.avoid)
-        spare = (
-            fault.elsewhere
-            and (not sent or live.call.emitting)
-            and bool(siblings)
-            and (fault.blame is Blame.BUSY or self.shared.budget.withdraw())
-        )
+        pool = self.runtime.pools[attempt.model]
+        spare = (not sent or live.call.emitting) and self.spare(fault, pool, live.avoid)
         return Failed(attempt, fault, sent, spare)
+
+    def spare(self, fault: Fault, pool: Pool, tried: frozenset[str]) -> bool:
+        """Whether another backend of the pool may be tried after this; a retry may be paid for it.
+
+        What only another model may serve is not asked of this one's other backends.
+        """
+        if fault.blame not in (Blame.BUSY, Blame.BACKEND) or not pool.candidates(tried):
+            return False
+        return fault.blame is Blame.BUSY or self.shared.budget.withdraw()
 
     async def close(self, attempt: Attempt) -> None:
         """The policy is done with it. A complete answer leaves its connection for the next call."""

@@ -14,6 +14,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from time import monotonic
 
 import orjson
@@ -50,23 +51,26 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds of silence allowed before the first part and between parts; bytes held and read."""
+    """Seconds to the first part and from part to part; bytes held and read."""
 
     first: float
     idle: float
     answer: int
     hold: int
     event: int
+    unseen: float = inf
+    """Seconds from sending a call to the end of an answer that the client does not see."""
 
 
-def limits(settings: LimitsConfig, first: float) -> Limits:
-    """The configured limits, with this one for the first part."""
+def limits(settings: LimitsConfig, first: float, unseen: float) -> Limits:
+    """The configured limits, with these for the first part and for the end of a draft."""
     return Limits(
         first=first,
         idle=settings.idle,
         answer=int(settings.answer_mb * MEGABYTE),
         hold=int(settings.hold_mb * MEGABYTE),
         event=int(settings.event_kb * KILOBYTE),
+        unseen=unseen,
     )
 
 
@@ -119,8 +123,6 @@ class Call:
                 if block and (block := self._checked(block)):
                     patience.heard()
                     return block
-                if self.tally.first_byte is not None:
-                    patience.heard()
         except asyncio.CancelledError:
             if not patience.broke_it():
                 raise
@@ -247,15 +249,11 @@ class Call:
             return
         self._held_bytes += len(part)
         if self._held_bytes > self._limits.hold and self._outgoing.stream:
-            raise FaultError(
-                Fault(
-                    Blame.GATEWAY,
-                    f"the draft is longer than limits.hold_mb ({self._limits.hold} bytes)",
-                    500,
-                    "draft_too_large",
-                    other_model=True,
-                )
-            )
+            message = f"the draft is longer than limits.hold_mb ({self._limits.hold} bytes)"
+            raise FaultError(_no_draft(message, 500, "draft_too_large"))
+        if not self.complete and monotonic() - self._sent > self._limits.unseen:
+            message = f"the draft was not complete after {self._limits.unseen:.3g} s"
+            raise FaultError(_no_draft(message, 504, "draft_timeout"))
         self.held.append(part)
 
     def _decode(self, part: bytes) -> None:
@@ -308,6 +306,11 @@ def silent(seconds: float, code: str) -> FaultError:
     """The backend's failure to say anything for so long."""
     message = f"the backend said nothing for {seconds:.3g} s"
     return FaultError(Fault(Blame.BACKEND, message, 504, code))
+
+
+def _no_draft(message: str, status: int, code: str) -> Fault:
+    """An answer that nobody sees has taken too much: another model may still answer."""
+    return Fault(Blame.GATEWAY, message, status, code, other_model=True)
 
 
 def _decoded(data: bytes) -> object:

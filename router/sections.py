@@ -249,7 +249,7 @@ class LimitsConfig(Section):
     first_token: Seconds = 120.0
     """Longest silence of a backend before the first byte of its answer."""
     idle: Seconds = 60.0
-    """Longest silence of a backend in the middle of an answer."""
+    """Longest wait for the next event in the middle of an answer."""
     keepalive: Seconds = 15.0
     """Silence on a stream after which the client is sent an SSE comment."""
     body_mb: Megabytes = 20.0
