@@ -59,10 +59,13 @@ def new_key(name: str) -> tuple[str, KeyEntry]:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Who calls: the key's configured name, and what it may put into `model`."""
+    """Who calls: the key's configured name, what it may put into `model`, and whether others go
+    first.
+    """
 
     name: str
     models: frozenset[str] | None
+    low: bool = False
 
     def may_use(self, target: str) -> bool:
         """Whether the key may name this model or policy."""
@@ -84,7 +87,7 @@ class _Account:
     def __init__(self, entry: KeyEntry, now: float) -> None:
         self.entry = entry
         self.digest = entry.digest
-        self.admitted = Admitted(entry.name, entry.models)
+        self.admitted = Admitted(entry.name, entry.models, entry.priority == "low")
         self.requests = _bucket(entry.requests_per_minute, now)
         self.tokens = _bucket(entry.tokens_per_minute, now)
         self.saved = 0.0
