@@ -4,53 +4,69 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import uvloop
 
 from app import embedded
+from app.audit import AuditError
 from app.decisions import DecisionsError
 from app.keyfile import KeysError
 from app.log import LogError
+from app.operators import OperatorsError
 from app.serve import Listen, ServeError, serve
+from app.workers import serve_many
 from policies import TABLE
 from router.config import ConfigError, Document, load_file, parse
 from router.runtime import build
 
 REFUSALS = (
-    ConfigError, DecisionsError, KeysError, LogError, ServeError, embedded.EmbeddedError,
+    AuditError, ConfigError, DecisionsError, KeysError, LogError, OperatorsError, ServeError,
+    embedded.EmbeddedError,
 )  # fmt: skip
 """What can be wrong at start; each says in one line what to do."""
 
 
-def start(file: Path | None, listen: Listen) -> int:
-    """Serve the config in `file`, or the embedded pair if there is none; gives the exit status."""
+def start(file: Path | None, listen: Listen, workers: int = 1) -> int:
+    """Serve the config in `file`, or the embedded pair if there is none, with so many processes;
+    gives the exit status.
+    """
     try:
         if file is None:
-            uvloop.run(_serve_embedded(listen))
+            uvloop.run(_serve_embedded(listen, workers))
         else:
-            uvloop.run(serve(load_file(file, TABLE), listen))
+            uvloop.run(_serve(load_file(file, TABLE), listen, workers))
     except REFUSALS as error:
         print(f"tandem: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-async def _serve_embedded(listen: Listen) -> None:
+async def _serve_embedded(listen: Listen, workers: int) -> None:
     pair = await embedded.start()
     try:
-        await serve(parse(pair.document, TABLE, "the embedded pair"), listen, embedded=True)
+        document = parse(pair.document, TABLE, "the embedded pair")
+        await _serve(document, listen, workers, embedded=True)
     finally:
         await pair.close()
+
+
+async def _serve(
+    document: Document, listen: Listen, workers: int, *, embedded: bool = False
+) -> None:
+    if workers > 1:
+        await serve_many(document, listen, workers, embedded=embedded)
+    else:
+        await serve(document, listen, embedded=embedded)
 
 
 def check(file: Path, *, as_json: bool) -> int:
     """Say whether the config in `file` could be served."""
     try:
         document = load_file(file, TABLE)
-        named = (model.api_key_env for model in document.config.models.values())
-        # As if every key were there: whether it is, only the machine that serves can tell.
-        build(document, TABLE, 1, None, {name: "unknown" for name in named if name})
+        build(_without_keys(document), TABLE, 1)
     except ConfigError as error:
         if as_json:
             problems = [
@@ -62,6 +78,14 @@ def check(file: Path, *, as_json: bool) -> int:
         return 1
     print(json.dumps({"ok": True, "problems": []}) if as_json else _summary(document))
     return 0
+
+
+def _without_keys(document: Document) -> Document:
+    """The same, asking for no secret: only the machine that serves can tell whether it is there."""
+    none = {"api_key_env": None, "api_key_file": None}
+    models = document.config.models.items()
+    keyless = MappingProxyType({name: model.model_copy(update=none) for name, model in models})
+    return replace(document, config=document.config.model_copy(update={"models": keyless}))
 
 
 def _summary(document: Document) -> str:

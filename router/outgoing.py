@@ -6,7 +6,6 @@ always asked for in a stream, since costs are counted whether or not the client 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -53,10 +52,8 @@ def _tokens(prompt: Any) -> int | None:
 
 def headers(request: Request, pool: Pool) -> dict[str, str]:
     """What goes along: the pool's own key, the gateway's request id, and the trace."""
-    told = {"content-type": "application/json", "x-request-id": request.id, **request.forwarded}
-    if variable := pool.settings.api_key_env:
-        told["authorization"] = f"Bearer {os.environ[variable]}"
-    return told
+    told = {"content-type": "application/json", "x-request-id": request.id}
+    return {**request.forwarded, **told, **pool.credentials}
 
 
 def hidden_by(step: Open) -> frozenset[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from router.backend import Backend, Clock
 from router.breaker import BreakerSettings
@@ -71,7 +71,10 @@ class PrefixMemory:
 
 
 class Pool:
-    """The backends of one model. Backends that an earlier pool had keep their live state."""
+    """The backends of one model. Backends that an earlier pool had keep their live state.
+
+    `credentials` are the headers by which its backends know the gateway: a secret.
+    """
 
     def __init__(
         self,
@@ -80,6 +83,8 @@ class Pool:
         breaker: BreakerConfig,
         previous: Pool | None = None,
         clock: Clock = time.monotonic,
+        *,
+        key: str | None = None,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -92,6 +97,7 @@ class Pool:
         )
         self.line: Line = previous.line if previous else Line(clock)
         self._prefixes = PrefixMemory()
+        self.credentials: Mapping[str, str] = {"authorization": f"Bearer {key}"} if key else {}
 
     def candidates(self, avoid: frozenset[str] = frozenset()) -> list[Backend]:
         """The backends that may get a call now."""
