@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from app.decisions import Decisions
@@ -78,6 +78,8 @@ class Gateway:
             caller = await self._admit(scope)
             request = await self._read(surface, scope, receive, runtime)
             self._allow(request.target, caller, runtime)
+            if caller.low:
+                request = replace(request, low=True)
         except ClientGoneError:
             caller.leave()
         except FaultError as error:

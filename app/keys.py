@@ -65,13 +65,15 @@ def new_key(name: str) -> tuple[str, KeyEntry]:
 
 @dataclass(slots=True)
 class Admitted:
-    """Who calls: the key's configured name, and what it may put into `model`.
+    """Who calls: the key's configured name, what it may put into `model`, and whether others go
+    first.
 
     One call has it, and calls `leave` once when it is over.
     """
 
     name: str
     models: frozenset[str] | None
+    low: bool = False
     account: Account | None = field(default=None, compare=False, repr=False)
     reserved: float = field(default=0.0, compare=False)
 
@@ -134,7 +136,8 @@ class Keys:
         if fault := account.refusal(now):
             return fault
         entry = account.entry
-        return Admitted(entry.name, entry.models, account, account.enter())
+        low = entry.priority == "low"
+        return Admitted(entry.name, entry.models, low, account, account.enter())
 
     def known(self, headers: Headers) -> Admitted | Fault:
         """Who asks with these headers what there is; counts nothing."""

@@ -80,7 +80,9 @@ async def rooms(
     upstream = Upstream(limits.connect)
     budget = RetryBudget(limits.retry_share, limits.retry_floor, time.monotonic)
     alarms = Alarms()
-    shared = Shared(upstream, budget, alarms, random.Random(), time.time)
+    shared = Shared(
+        upstream, budget, alarms, random.Random(), time.time, share=lambda: member.share
+    )
     gateway = Gateway(revisions, shared, observe, metrics, decisions, keys)
     health = Health(observe)
     sleep = Sleep(observe, health.look_soon)
