@@ -26,7 +26,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -34,6 +34,8 @@ from app.keyfile import PREFIX, KeyEntry, KeysError, load
 from app.limits import Bucket, Spending
 from router.faults import Blame, Fault
 from router.observe import Observation, RequestEnded
+from router.steps import Request
+from router.wire import bad
 
 __all__ = ["Admitted", "KeyEntry", "Keys", "KeysError", "new_key"]
 
@@ -59,14 +61,32 @@ def new_key(name: str) -> tuple[str, KeyEntry]:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Who calls: the key's configured name, and what it may put into `model`."""
+    """Who calls: the key's configured name, and what it may put into `model`.
+
+    `seed` makes the salt of what backends cache for it; without one it shares their caches.
+    """
 
     name: str
     models: frozenset[str] | None
+    seed: bytes = field(default=b"", repr=False, compare=False)
 
     def may_use(self, target: str) -> bool:
         """Whether the key may name this model or policy."""
         return self.models is None or target in self.models
+
+    def own(self, request: Request) -> Request:
+        """`request`, whose prefixes nobody else can find in a backend's cache by its timing.
+
+        The salt is an HMAC under the key's digest, which no other client knows, of the salt that
+        the client itself chose. Raises `FaultError` if that is no string.
+        """
+        if not self.seed:
+            return request
+        chosen = request.body.get("cache_salt")
+        if not isinstance(chosen, str | None):
+            raise bad("cache_salt must be a string", "cache_salt")
+        salt = hmac.new(self.seed, (chosen or "").encode("utf-8", "replace"), hashlib.sha256)
+        return replace(request, salt=salt.hexdigest())
 
     def refusal(self, target: str) -> Fault | None:
         """None if the key may use `target`; else OpenAI's answer, which hides what exists."""
@@ -81,10 +101,11 @@ class _Account:
 
     __slots__ = ("admitted", "digest", "entry", "requests", "saved", "tokens", "unsaved")
 
-    def __init__(self, entry: KeyEntry, now: float) -> None:
+    def __init__(self, entry: KeyEntry, now: float, isolate: bool) -> None:
         self.entry = entry
         self.digest = entry.digest
-        self.admitted = Admitted(entry.name, entry.models)
+        seed = entry.digest if isolate and entry.isolate else b""
+        self.admitted = Admitted(entry.name, entry.models, seed)
         self.requests = _bucket(entry.requests_per_minute, now)
         self.tokens = _bucket(entry.tokens_per_minute, now)
         self.saved = 0.0
@@ -124,7 +145,8 @@ class Keys:
 
     Reads the file, and what was spent before, when it is built; raises `KeysError`. Later changes
     are taken up by `refresh`, which `keep` calls for ever. What is spent is kept beside the file,
-    or in `spending` (the file's folder may be read-only). `now` is monotonic seconds.
+    or in `spending` (the file's folder may be read-only). `isolate`: backends are to keep what
+    they cache for different keys apart. `now` is monotonic seconds.
     """
 
     def __init__(
@@ -132,9 +154,11 @@ class Keys:
         file: Path,
         *,
         spending: Path | None = None,
+        isolate: bool = True,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._file = file
+        self._isolate = isolate
         self._spending = Spending(spending or file.with_suffix(".spend.sqlite"))
         self._now = now
         self._ailing = False
@@ -198,7 +222,7 @@ class Keys:
 
     def _use(self, entries: list[KeyEntry]) -> None:
         now = self._now()
-        accounts = [_Account(entry, now) for entry in entries]
+        accounts = [_Account(entry, now, self._isolate) for entry in entries]
         for account in accounts:
             if old := self._by_name.get(account.entry.name):
                 account.inherit(old, now)

@@ -105,7 +105,9 @@ class Rooms:
 async def rooms(document: Document, *listeners: Listener) -> AsyncIterator[Rooms]:
     """The gateway with all it needs, built from `document`; closed in order at the end."""
     config, limits = document.config, document.config.limits
-    keys = Keys(Path(config.keys.file)) if config.keys else None
+    keys = None
+    if config.keys:
+        keys = Keys(Path(config.keys.file), isolate=config.keys.isolate)
     log = Log(config.log.file) if config.log else None
 
     def pools() -> Collection[Pool]:

@@ -22,7 +22,7 @@ from router.computing import Computing
 from router.faults import Blame, Fault, FaultError
 from router.ledger import Ledger, Tally
 from router.outgoing import hidden_by, outgoing
-from router.pool import Pool
+from router.pool import Pool, seen_by
 from router.refusals import PolicyError, no_room, not_served, nowhere, too_late
 from router.runtime import Runtime
 from router.steps import Attempt, Event, Failed, Next, Open, TimedOut
@@ -78,7 +78,7 @@ class Attempts:
             return self._unplace(step, not_served(step))
         if monotonic() >= until:
             return self._unplace(step, too_late())
-        prompt = step.request.raw or self.ledger.request.raw
+        prompt = seen_by(step.request.salt, step.request.raw or self.ledger.request.raw)
         backend = pool.pick(prompt, step.avoid, self.shared.rng, step.prefer)
         if backend is None:
             return self._unplace(step, nowhere(pool, step.avoid))

@@ -93,6 +93,8 @@ class Request:
     """Whether the client wants to be told which model wrote which token, and what was read."""
     ask: str | None = None
     """What is asked, where a policy that hands the request on has told it from its documents."""
+    salt: str = ""
+    """Keeps what backends cache for the client's tenant apart; empty where nothing does."""
 
     def asking(
         self, body: Mapping[str, Any], surface: Surface = Surface.CHAT, *, stream: bool = False
@@ -111,11 +113,8 @@ class Usage:
     cached: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.prompt + other.prompt,
-            self.completion + other.completion,
-            self.cached + other.cached,
-        )
+        prompt, completion = self.prompt + other.prompt, self.completion + other.completion
+        return Usage(prompt, completion, self.cached + other.cached)
 
 
 # ------------------------------------------------------------------------------------- the steps
