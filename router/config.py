@@ -33,6 +33,7 @@ from router.sections import (
     BreakerConfig,
     CorporaConfig,
     DecisionsConfig,
+    DrainConfig,
     HealthConfig,
     KeysConfig,
     LimitsConfig,
@@ -43,6 +44,7 @@ from router.sections import (
     RequestsConfig,
     SecretsConfig,
     Section,
+    StoreConfig,
 )
 from router.steps import Policy
 
@@ -82,6 +84,8 @@ class Config(Section):
     log: LogConfig | None = None
     decisions: DecisionsConfig | None = None
     corpora: CorporaConfig = CorporaConfig()
+    store: StoreConfig | None = None
+    drain: DrainConfig = DrainConfig()
 
 
 # ------------------------------------------------------------------------------------ the document
