@@ -35,6 +35,10 @@ from app.log import Log
 from app.metrics import Metrics, watch_lag
 from app.operators import operators_of, renew
 from app.report import backends_report, welcome
+from app.ui.history import History
+from app.ui.recent import Recent
+from app.ui.routes import add_ui
+from app.ui.sources import Sources, families_of
 from policies import TABLE
 from router.alarms import Alarms
 from router.attempts import Shared
@@ -93,12 +97,13 @@ def bind(host: str, port: int, setting: str) -> socket.socket:
 
 @dataclass(frozen=True, slots=True)
 class Rooms:
-    """What serving is made of."""
+    """What serving is made of, and what the pages are told of it."""
 
     gateway: Gateway
     revisions: Revisions
     health: Health
     decisions: Decisions
+    sources: Sources
 
 
 @contextlib.asynccontextmanager
@@ -112,8 +117,9 @@ async def rooms(document: Document, *listeners: Listener) -> AsyncIterator[Rooms
         return revisions.runtime.pools.values()
 
     metrics = Metrics(pools, version("tandem-gateway"))
+    history, recent = History(families_of(metrics)), Recent()
     kept = [listener for listener in (log, keys) if listener is not None]
-    observe = Observers(metrics, *kept, *listeners)
+    observe = Observers(metrics, recent, *kept, *listeners)
     decisions = Decisions(config.decisions, observe)
     revisions = Revisions(document, TABLE, observe)
     upstream = Upstream(limits.connect)
@@ -126,11 +132,12 @@ async def rooms(document: Document, *listeners: Listener) -> AsyncIterator[Rooms
     for follow in (sleep.follow, health.follow):  # whoever sleeps is not asked what it can do
         revisions.swapped.append(follow)
         follow(revisions.runtime)
-    chores = [asyncio.create_task(watch_lag(metrics))]
+    chores = [asyncio.create_task(watch_lag(metrics)), asyncio.create_task(history.keep())]
     if keys:
         chores.append(asyncio.create_task(keys.keep()))
     try:
-        yield Rooms(gateway, revisions, health, decisions)
+        sources = Sources(revisions, gateway, history, recent.decisions)
+        yield Rooms(gateway, revisions, health, decisions, sources)
     finally:
         for chore in chores:
             chore.cancel()
@@ -199,6 +206,7 @@ async def serve(document: Document, listen: Listen, *, embedded: bool = False) -
             if audit:
                 note_start(audit, room.revisions.active)
             admin = admin_app(room.revisions, operators, room.decisions, audit)
+            add_ui(admin, room.sources)
             servers = [_server(room.gateway), _server(admin)]
             with _until_signal(room.gateway, servers):
                 running = asyncio.gather(
