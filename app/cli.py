@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serving(commands: Commands) -> None:
     from app import chat, corpus
+    from app.arguments import count
 
     serve = _command(commands, "serve", "run the gateway", _serve)
     serve.add_argument(
@@ -54,6 +55,9 @@ def _serving(commands: Commands) -> None:
     serve.add_argument("--host", help="address to listen on, instead of listen.host")
     serve.add_argument("--port", type=int, help="port to listen on, instead of listen.port")
     serve.add_argument("--admin-port", type=int, help="the admin's, instead of admin.port")
+    serve.add_argument(
+        "--workers", type=count, default=1, metavar="N", help="processes (default: %(default)s)"
+    )
     check = _command(commands, "check", "check a config without running it", _check)
     check.add_argument("file", type=Path, metavar="FILE")
     check.add_argument("--json", action="store_true", help="the verdict as JSON")
@@ -162,7 +166,8 @@ def _serve(options: argparse.Namespace) -> int:
     from app.serve import Listen
     from app.start import start
 
-    return start(options.config, Listen(options.host, options.port, options.admin_port))
+    listen = Listen(options.host, options.port, options.admin_port)
+    return start(options.config, listen, options.workers)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from app.decisions import Decisions
 from app.keys import Admitted, Keys
 from app.metrics import Metrics
 from app.pages import Page, health, model_card, models, ready
-from app.sink import AsgiSink, ClientGoneError, Receive, Scope, Send, read_body, too_large
+from app.sink import CLOSE, AsgiSink, ClientGoneError, Receive, Scope, Send, read_body, too_large
 from router import errors
 from router.alarms import Alarms
 from router.answer import Answer
@@ -131,7 +131,7 @@ class Gateway:
 
     async def _drive(self, runtime: Runtime, ledger: Ledger, receive: Receive, send: Send) -> None:
         limits = runtime.config.limits
-        answer = Answer(ledger, AsgiSink(send))
+        answer = Answer(ledger, AsgiSink(send, last=self.draining))
         drive = Drive(self.shared, runtime, ledger, answer)
         watch = Watch(self.shared.alarms, receive, answer, limits.keepalive)
         try:
@@ -155,7 +155,7 @@ class Gateway:
         if fault.retry_after is not None:
             page.head.append((b"retry-after", b"%d" % math.ceil(fault.retry_after)))
         if fault.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            page.head.append((b"connection", b"close"))
+            page.head.append(CLOSE)
         if fault.status == HTTPStatus.UNAUTHORIZED:
             page.head.append((b"www-authenticate", b"Bearer"))
         return page
@@ -164,6 +164,8 @@ class Gateway:
         """`page` with what every answer says of itself."""
         page.head.append((b"x-request-id", request_id(self.shared.rng).encode()))
         page.head.append((b"x-tandem-revision", b"%d" % self.revisions.runtime.revision))
+        if self.draining:
+            page.head.append(CLOSE)
         return page
 
     # ------------------------------------------------------------------------------ pages

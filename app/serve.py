@@ -1,9 +1,11 @@
-"""Serving: puts the rooms together, opens the listeners, and takes everything down in order.
+"""Serving: opens the listeners, serves the rooms, and takes everything down in order.
 
-Start: read the config, bind both sockets (so that a port in use is known before anything else
-happens), build the first Runtime, ask every backend what it can do, say so, serve. Stop, on SIGINT
-or SIGTERM: `/readyz` turns red, no new connection is taken, streams end within a limit, listeners
-flush.
+Start: bind both sockets (so that a port in use is known before anything else happens), build the
+rooms, ask every backend what it can do, say so, serve. Stop, on SIGINT or SIGTERM: `/readyz` turns
+red; for as long as the configuration says everything is still answered, each connection for the
+last time; then no new one is taken, streams end within a limit, listeners flush.
+
+With several processes (`app.workers`) the sockets come from the one that started them.
 """
 
 from __future__ import annotations
@@ -12,50 +14,35 @@ import asyncio
 import contextlib
 import gc
 import os
-import random
 import signal
 import socket
 import sys
-import time
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from math import ceil
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from app.admin import admin_app
 from app.admin_audit import note_start
 from app.admin_guard import admin_address
 from app.audit import Audit
-from app.decisions import Decisions
 from app.gateway import Gateway
-from app.keys import Keys
-from app.log import Log
-from app.metrics import Metrics, watch_lag
 from app.operators import operators_of, renew
 from app.report import backends_report, welcome
-from app.ui.history import History
-from app.ui.recent import Recent
+from app.rooms import Rooms, rooms
 from app.ui.routes import add_ui
-from app.ui.sources import Sources, families_of
-from policies import TABLE
-from router.alarms import Alarms
-from router.attempts import Shared
-from router.budget import RetryBudget
-from router.config import ConfigError, Document
-from router.health import Health
-from router.observe import Listener, Observers
-from router.pool import Pool
-from router.revisions import Revisions
+from router.config import Config, ConfigError, Document
 from router.runtime import misfits
-from router.sleep import Sleep
-from router.upstream import Upstream
 
 DRAIN = 30
-"""Seconds that streams may take to end after SIGTERM; Kubernetes kills after 30 by default."""
+"""Seconds that streams may take to end in benchmarks and tests."""
 BACKLOG = 2048
 """Connections that may wait to be accepted: a burst of clients is not an error."""
+LAST_WORDS = 0.5
+"""Seconds that a request may need from a client to a connection that was open when it set out."""
 FIRST_LOOK = 20.0
 """Seconds that the start waits to hear from every backend before it serves without them."""
 
@@ -69,7 +56,19 @@ class ServeError(Exception):
 
 
 class Listening(uvicorn.Server):
-    """A uvicorn server that leaves signals to us: there are two of them in one process."""
+    """A uvicorn server that leaves signals to us, since there are two of them in one process, and
+    that hears what is on its way: a connection that is open and silent may be about to ask.
+    """
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no connection any more; let those that there are ask for the last time; end."""
+        for server in self.servers:
+            server.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS):
+                while self.server_state.connections and not self.force_exit:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)  # uvicorn tells nobody
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -93,61 +92,6 @@ def bind(host: str, port: int, setting: str) -> socket.socket:
     listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener
-
-
-@dataclass(frozen=True, slots=True)
-class Rooms:
-    """What serving is made of, and what the pages are told of it."""
-
-    gateway: Gateway
-    revisions: Revisions
-    health: Health
-    decisions: Decisions
-    sources: Sources
-
-
-@contextlib.asynccontextmanager
-async def rooms(document: Document, *listeners: Listener) -> AsyncIterator[Rooms]:
-    """The gateway with all it needs, built from `document`; closed in order at the end."""
-    config, limits = document.config, document.config.limits
-    keys = Keys(Path(config.keys.file)) if config.keys else None
-    log = Log(config.log.file) if config.log else None
-
-    def pools() -> Collection[Pool]:
-        return revisions.runtime.pools.values()
-
-    metrics = Metrics(pools, version("tandem-gateway"))
-    history, recent = History(families_of(metrics)), Recent()
-    kept = [listener for listener in (log, keys) if listener is not None]
-    observe = Observers(metrics, recent, *kept, *listeners)
-    decisions = Decisions(config.decisions, observe)
-    revisions = Revisions(document, TABLE, observe)
-    upstream = Upstream(limits.connect)
-    budget = RetryBudget(limits.retry_share, limits.retry_floor, time.monotonic)
-    alarms = Alarms()
-    shared = Shared(upstream, budget, alarms, random.Random(), time.time)
-    gateway = Gateway(revisions, shared, observe, metrics, decisions, keys)
-    health = Health(observe)
-    sleep = Sleep(observe, health.look_soon)
-    for follow in (sleep.follow, health.follow):  # whoever sleeps is not asked what it can do
-        revisions.swapped.append(follow)
-        follow(revisions.runtime)
-    chores = [asyncio.create_task(watch_lag(metrics)), asyncio.create_task(history.keep())]
-    if keys:
-        chores.append(asyncio.create_task(keys.keep()))
-    try:
-        sources = Sources(revisions, gateway, history, recent.decisions)
-        yield Rooms(gateway, revisions, health, decisions, sources)
-    finally:
-        for chore in chores:
-            chore.cancel()
-        await sleep.close()
-        await health.close()
-        await upstream.close()
-        alarms.close()
-        for closing in (decisions, keys, log):
-            if closing:
-                closing.close()
 
 
 @contextlib.asynccontextmanager
@@ -182,38 +126,73 @@ class Listen:
     admin_port: int | None = None
 
 
-async def serve(document: Document, listen: Listen, *, embedded: bool = False) -> None:
-    """Serve until a signal. Raises one of `app.start.REFUSALS`, in one line, if it cannot."""
-    config = document.config
-    operators = operators_of(config, os.environ)
-    audit = Audit(config.admin.audit) if config.admin.audit else None
-    admin_host, admin_said = admin_address(config.admin, operators)
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Both listeners' sockets, and a sentence that explains who may use the second."""
+
+    front: socket.socket
+    back: socket.socket
+    admin_said: str
+
+
+@contextlib.contextmanager
+def sockets(config: Config, listen: Listen) -> Iterator[Sockets]:
+    """Both sockets, bound; raises `ServeError` in one line if one cannot be."""
+    host, said = admin_address(config.admin, operators_of(config, os.environ))
     port = config.listen.port if listen.port is None else listen.port
     admin_port = config.admin.port if listen.admin_port is None else listen.admin_port
     with (
         bind(listen.host or config.listen.host, port, "--port or listen.port") as front,
-        bind(admin_host, admin_port, "--admin-port or admin.port") as back,
+        bind(host, admin_port, "--admin-port or admin.port") as back,
     ):
-        async with rooms(document) as room:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FIRST_LOOK):
-                    await room.health.probed()
-            if problems := tuple(misfits(room.revisions.runtime)):
-                raise ConfigError(document.written.source, problems)
-            settle()
+        yield Sockets(front, back, said)
+
+
+async def serve(document: Document, listen: Listen, *, embedded: bool = False) -> None:
+    """Serve until a signal. Raises one of `app.start.REFUSALS`, in one line, if it cannot."""
+    with sockets(document.config, listen) as both:
+
+        def up(room: Rooms) -> None:
             print(backends_report(room.revisions.runtime), file=sys.stderr)
-            room.revisions.swapped.append(lambda runtime: renew(operators, runtime.config))
-            if audit:
-                note_start(audit, room.revisions.active)
-            admin = admin_app(room.revisions, operators, room.decisions, audit)
-            add_ui(admin, room.sources)
-            servers = [_server(room.gateway), _server(admin)]
-            with _until_signal(room.gateway, servers):
-                running = asyncio.gather(
-                    *(s.serve([sock]) for s, sock in zip(servers, (front, back), strict=True))
-                )
-                print(welcome(config, front, back, admin_said, embedded=embedded), flush=True)
-                await running
+            said = welcome(
+                document.config, both.front, both.back, both.admin_said, embedded=embedded
+            )
+            print(said, flush=True)
+
+        await serve_on(document, both, up)
+
+
+async def serve_on(
+    document: Document, both: Sockets, up: Callable[[Rooms], None], run: Path | None = None
+) -> None:
+    """Serve on these sockets until a signal; `up` is called when everything is about to answer."""
+    async with rooms(document, run=run) as room:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK):
+                await room.health.probed()
+        if problems := tuple(misfits(room.revisions.runtime)):
+            raise ConfigError(document.written.source, problems)
+        settle()
+        drain = document.config.drain
+        servers = [_server(app, drain.finish) for app in (room.gateway, _admin(document, room))]
+        with _until_signal(room, servers, drain.announce):
+            pairs = zip(servers, (both.front, both.back), strict=True)
+            running = asyncio.gather(*(server.serve([sock]) for server, sock in pairs))
+            up(room)
+            await running
+
+
+def _admin(document: Document, room: Rooms) -> FastAPI:
+    """The operators' side, whose audit log says that it was started."""
+    config = document.config
+    operators = operators_of(config, os.environ)
+    audit = Audit(config.admin.audit) if config.admin.audit else None
+    room.revisions.swapped.append(lambda runtime: renew(operators, runtime.config))
+    if audit:
+        note_start(audit, room.revisions.active)
+    app = admin_app(room.revisions, operators, room.decisions, audit, room.member)
+    add_ui(app, room.sources)
+    return app
 
 
 def settle() -> None:
@@ -227,7 +206,7 @@ def settle() -> None:
     gc.set_threshold(*COLLECT_EVERY)
 
 
-def _server(app: object) -> Listening:
+def _server(app: object, finish: float = DRAIN) -> Listening:
     return Listening(
         uvicorn.Config(
             app,  # type: ignore[arg-type]  # ours is stricter about its messages than uvicorn's
@@ -240,21 +219,27 @@ def _server(app: object) -> Listening:
             log_level="warning",
             server_header=False,
             date_header=False,
-            timeout_graceful_shutdown=DRAIN,
+            timeout_graceful_shutdown=ceil(finish),
         )
     )
 
 
 @contextlib.contextmanager
-def _until_signal(gateway: Gateway, servers: list[Listening]) -> Iterator[None]:
-    """SIGINT and SIGTERM drain; a second one stops at once."""
+def _until_signal(room: Rooms, servers: Sequence[Listening], announce: float) -> Iterator[None]:
+    """SIGINT and SIGTERM announce the end, `announce` seconds before it; a second one ends all."""
     loop = asyncio.get_running_loop()
 
-    def stop() -> None:
+    def end() -> None:
         for server in servers:
-            server.force_exit = gateway.draining
             server.should_exit = True
-        gateway.draining = True
+
+    def stop() -> None:
+        if room.gateway.draining:
+            for server in servers:
+                server.force_exit = True
+            end()
+        room.gateway.draining = room.member.draining = True
+        loop.call_later(announce, end)
 
     signals = (signal.SIGINT, signal.SIGTERM)
     for number in signals:

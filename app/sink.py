@@ -22,16 +22,23 @@ class ClientGoneError(Exception):
     """The client hung up."""
 
 
+CLOSE = (b"connection", b"close")
+"""What a connection's last answer says: whoever asks again goes where it is still served."""
+
+
 class AsgiSink:
-    """Writes one answer to the web server."""
+    """Writes one answer to the web server; `last` says that the connection ends with it."""
 
-    __slots__ = ("_send",)
+    __slots__ = ("_last", "_send")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, *, last: bool = False) -> None:
         self._send = send
+        self._last = last
 
     async def start(self, status: int, head: Head) -> None:
         """Send status and headers."""
+        if self._last:
+            head = [*head, CLOSE]
         await self._send({"type": "http.response.start", "status": status, "headers": head})
 
     def send(self, data: bytes, last: bool) -> Awaitable[None]:

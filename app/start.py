@@ -17,6 +17,7 @@ from app.keyfile import KeysError
 from app.log import LogError
 from app.operators import OperatorsError
 from app.serve import Listen, ServeError, serve
+from app.workers import serve_many
 from policies import TABLE
 from router.config import ConfigError, Document, load_file, parse
 from router.runtime import build
@@ -28,25 +29,37 @@ REFUSALS = (
 """What can be wrong at start; each says in one line what to do."""
 
 
-def start(file: Path | None, listen: Listen) -> int:
-    """Serve the config in `file`, or the embedded pair if there is none; gives the exit status."""
+def start(file: Path | None, listen: Listen, workers: int = 1) -> int:
+    """Serve the config in `file`, or the embedded pair if there is none, with so many processes;
+    gives the exit status.
+    """
     try:
         if file is None:
-            uvloop.run(_serve_embedded(listen))
+            uvloop.run(_serve_embedded(listen, workers))
         else:
-            uvloop.run(serve(load_file(file, TABLE), listen))
+            uvloop.run(_serve(load_file(file, TABLE), listen, workers))
     except REFUSALS as error:
         print(f"tandem: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-async def _serve_embedded(listen: Listen) -> None:
+async def _serve_embedded(listen: Listen, workers: int) -> None:
     pair = await embedded.start()
     try:
-        await serve(parse(pair.document, TABLE, "the embedded pair"), listen, embedded=True)
+        document = parse(pair.document, TABLE, "the embedded pair")
+        await _serve(document, listen, workers, embedded=True)
     finally:
         await pair.close()
+
+
+async def _serve(
+    document: Document, listen: Listen, workers: int, *, embedded: bool = False
+) -> None:
+    if workers > 1:
+        await serve_many(document, listen, workers, embedded=embedded)
+    else:
+        await serve(document, listen, embedded=embedded)
 
 
 def check(file: Path, *, as_json: bool) -> int:

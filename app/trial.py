@@ -21,7 +21,8 @@ from typing import Any, TypeAlias
 import httpx
 from tqdm import tqdm
 
-from app.serve import Rooms, listening, rooms
+from app.rooms import Rooms, rooms
+from app.serve import listening
 from policies import TABLE
 from router.config import ConfigError, Document, Form, parse
 from router.observe import AttemptEnded, Observation, RequestEnded

@@ -33,6 +33,7 @@ from router.sections import (
     BreakerConfig,
     CorporaConfig,
     DecisionsConfig,
+    DrainConfig,
     HealthConfig,
     KeysConfig,
     LimitsConfig,
@@ -42,6 +43,7 @@ from router.sections import (
     Name,
     SecretsConfig,
     Section,
+    StoreConfig,
 )
 from router.steps import Policy
 
@@ -80,6 +82,8 @@ class Config(Section):
     log: LogConfig | None = None
     decisions: DecisionsConfig | None = None
     corpora: CorporaConfig = CorporaConfig()
+    store: StoreConfig | None = None
+    drain: DrainConfig = DrainConfig()
 
 
 # ------------------------------------------------------------------------------------ the document

@@ -73,6 +73,17 @@ def _distinct(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _store(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        raise ValueError("a store is redis://HOST:PORT/NUMBER, or rediss:// for TLS")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a URL holds no credentials; use username and password_env")
+    if "?" in value or "#" in value or not re.fullmatch(r"(/\d*)?", parts.path):
+        raise ValueError("a store's URL ends with the number of its database, or before it")
+    return value
+
+
 def _below(value: str) -> str:
     if value.startswith("/") or ".." in value.split("/") or not value.isprintable():
         raise ValueError("is a path below secrets.folder: not absolute, and without ..")
@@ -82,6 +93,7 @@ def _below(value: str) -> str:
 Name = Annotated[str, AfterValidator(_name)]
 Text = Annotated[str, Field(min_length=1)]
 BackendUrl = Annotated[str, AfterValidator(_backend)]
+StoreUrl = Annotated[str, AfterValidator(_store)]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 """The name of an environment variable, never its value."""
 SecretFile = Annotated[Text, AfterValidator(_below)]
@@ -294,6 +306,44 @@ class DecisionsConfig(Section):
     """The part of the requests that is logged, drawn request by request."""
     prompts: bool = True
     """Whether a line holds the request's body, without which no other policy can be scored."""
+
+
+class StoreConfig(Section):
+    """What several processes share; without this section it is kept for one machine, and only as
+    long as `tandem serve` runs, but for what keys have spent.
+    """
+
+    file: Text | None = None
+    """A SQLite file, relative to the directory that Tandem is started in: for one machine."""
+    url: StoreUrl | None = None
+    """A Redis or Valkey server, `redis://HOST:PORT/NUMBER` or `rediss://` for TLS: for many."""
+    username: Text | None = None
+    """Its user, where it has several."""
+    password_env: Variable | None = None
+    """The environment variable that holds its password."""
+    password_file: SecretFile | None = None
+    """The file that holds it, below `secrets.folder`."""
+    name: Name = "tandem"
+    """Gateways of one name act as one; another name keeps others on the same server apart."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.file is None) == (self.url is None):
+            raise ValueError("say either `file` or `url`")
+        if self.file and (self.username or self.password_env or self.password_file):
+            raise ValueError("a file has no user and no password")
+        if self.password_env and self.password_file:
+            raise ValueError("say either `password_env` or `password_file`")
+        return self
+
+
+class DrainConfig(Section):
+    """How a process ends after SIGTERM."""
+
+    announce: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """Seconds after the signal during which `/readyz` is red and all is still answered."""
+    finish: Seconds = 30.0
+    """Longest time after that for answers under way; then they are broken off."""
 
 
 class CorporaConfig(Section):

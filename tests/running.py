@@ -22,7 +22,8 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.operators import Operator, Operators, Role
-from app.serve import Rooms, listening, rooms
+from app.rooms import Rooms, rooms
+from app.serve import listening
 from policies import TABLE
 from router.backend import Backend as Watched
 from router.config import Form, parse

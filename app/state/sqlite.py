@@ -54,6 +54,7 @@ class SqliteStore:
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, "tandem-store")
         self._connection: sqlite3.Connection | None = None
+        self._inode = 0
 
     async def change(self, changes: Mapping[str, Change]) -> dict[str, Json]:
         """Change each document by its function, and give what they say now."""
@@ -125,8 +126,8 @@ class SqliteStore:
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 
     def _connected(self) -> sqlite3.Connection:
-        """The connection: kept, unless something went wrong or the file was taken away."""
-        if self._connection is None or not self.path.exists():
+        """The connection: kept, unless something went wrong or another file has its place."""
+        if self._connection is None or self._inode != _inode(self.path):
             self._forget()
             db = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
             self._connection = db
@@ -135,12 +136,21 @@ class SqliteStore:
             db.execute("pragma synchronous = normal")
             for statement in SCHEMA:
                 db.execute(statement)
+            self._inode = _inode(self.path)
         return self._connection
 
     def _forget(self) -> None:
         if self._connection is not None:
             with closing(self._connection):
                 self._connection = None
+
+
+def _inode(path: Path) -> int:
+    """Which file is there; 0 if there is none."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def _change(db: sqlite3.Connection, changes: Mapping[str, Change], now: float) -> dict[str, Json]:

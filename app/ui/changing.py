@@ -13,6 +13,7 @@ import asyncio
 import difflib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
@@ -23,7 +24,7 @@ from fastapi.responses import RedirectResponse
 
 from app.admin_audit import AuditedRoute, announce, note_revision
 from app.admin_errors import AdminError, code_of
-from app.admin_models import policy_views
+from app.admin_models import member_view, policy_views
 from app.audit import Audit, AuditError
 from app.ui.entry import EntryError, Visitor, changing
 from app.ui.forms import Names, block_in, by_setting, fields_of, in_yaml, read_block
@@ -31,7 +32,7 @@ from app.ui.looking import Around, Here, Looks, ToldError
 from app.ui.paper import HEADERS
 from policies import TABLE
 from router.config import ConfigError, Form, Problem
-from router.revisions import Revision, StaleError, UnknownError
+from router.revisions import JournalError, Revision, StaleError, UnknownError
 
 __all__ = ["changing_routes"]
 
@@ -88,9 +89,22 @@ async def _change(
         await announce(here.request, visitor.operator)
     except AdminError as error:
         raise EntryError(error.status, error.code, str(error)) from None
-    revision = await change()
+    try:
+        revision = await change()
+    except JournalError as error:
+        raise EntryError(503, "store_unavailable", str(error)) from None
     note_revision(here.request, revision)
     return revision
+
+
+async def _done(here: Here, activated: int | None) -> int | None:
+    """The revision that was just activated, maybe by another process; None if there is no such."""
+    revisions = here.sources.revisions
+    if activated is not None and activated > revisions.active.number:
+        with suppress(JournalError):
+            await revisions.follow()
+    known = activated is not None and activated <= revisions.active.number
+    return activated if known else None
 
 
 def _told(
@@ -136,6 +150,7 @@ async def get_policy(
     name: str, visitor: Looks, here: Around, activated: int | None = None
 ) -> Response:
     """One policy's settings, as a form and as YAML."""
+    activated = await _done(here, activated)
     block = _blocks(here).get(name)
     if block is None:
         raise EntryError(404, "unknown", f'there is no policy called "{name}"')
@@ -162,7 +177,7 @@ async def post_policy(name: str, changes: Changes, here: Around) -> Response:
     draft = Draft(name, block.get("use", ""), block)
     revisions, etags = here.sources.revisions, {form.get("etag", "")}
     try:
-        await _change(here, visitor, partial(revisions.remove_policy, name, etags))
+        await _change(here, visitor, partial(revisions.remove_policy, name, etags, visitor.name))
     except UnknownError as error:
         raise EntryError(404, "unknown", str(error)) from None
     except (ConfigError, StaleError) as error:
@@ -183,7 +198,7 @@ async def _judged(
         return _policy_page(here, visitor, draft, Verdict(problems, code="invalid_config"))
     try:
         if form.get("do") == "activate":
-            change = partial(revisions.replace_policy, draft.name, draft.block, etags)
+            change = partial(revisions.replace_policy, draft.name, draft.block, etags, visitor.name)
             revision = await _change(here, visitor, change)
             to = f"/ui/policies/{quote(draft.name)}?activated={revision.number}"
             return RedirectResponse(to, 303, HEADERS)
@@ -246,6 +261,7 @@ def _with_policy(here: Here, draft: Draft) -> str:
 
 async def get_config(visitor: Looks, here: Around, activated: int | None = None) -> Response:
     """The document as it was written."""
+    activated = await _done(here, activated)
     text = here.sources.revisions.active.written.yaml
     return _config_page(here, visitor, text, Verdict(), activated)
 
@@ -257,7 +273,7 @@ async def post_config(changes: Changes, here: Around) -> Response:
     revisions = here.sources.revisions
     try:
         if form.get("do") == "activate":
-            change = partial(revisions.replace, text, Form.YAML, etags)
+            change = partial(revisions.replace, text, Form.YAML, etags, visitor.name)
             revision = await _change(here, visitor, change)
             return RedirectResponse(f"/ui/config?activated={revision.number}", 303, HEADERS)
         await revisions.check(text, Form.YAML)
@@ -283,10 +299,16 @@ def _config_page(
 
 
 async def get_revisions(visitor: Looks, here: Around, activated: int | None = None) -> Response:
-    """All that are remembered, newest first, and who changed what, where that is written down."""
+    """All that are remembered, newest first; which process serves which; who changed what, where
+    that is written down.
+    """
+    activated = await _done(here, activated)
+    active, member = here.sources.revisions.active, here.sources.member
     return here.page(
         "revisions.html",
         visitor,
+        members=[member_view(sign, active) for sign in await member.signs()],
+        trouble=member.trouble,
         revisions=list(reversed(here.sources.revisions.history())),
         entries=await _entries(here.request.app.state.audit),
         activated=activated,
@@ -312,7 +334,7 @@ async def post_revision(number: int, changes: Changes, here: Around) -> Response
     """Serve what this revision said."""
     visitor, form = changes
     revision, etags = _revision(here, number), {form.get("etag", "")}
-    change = partial(here.sources.revisions.activate, number, etags)
+    change = partial(here.sources.revisions.activate, number, etags, visitor.name)
     try:
         new = await _change(here, visitor, change)
     except (ConfigError, StaleError) as error:

@@ -100,6 +100,7 @@ async def get_overview(visitor: Looks, here: Around, window: str = "5m") -> Resp
         figures=figures_of(found, runtime),
         charts=charts_of(found, runtime),
         age=found.age,
+        together=here.sources.member.alive,
         total=money_of(here.sources.history.whole(found)),
         backends=backend_views(runtime),
         decisions=decisions[:SHOWN],

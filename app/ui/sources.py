@@ -15,6 +15,7 @@ from prometheus_client.core import Metric
 
 from app.gateway import Gateway
 from app.metrics import Metrics
+from app.state.member import Member
 from app.ui.history import Families, History
 from app.ui.recent import Decision
 from router.revisions import Revisions
@@ -27,12 +28,15 @@ Decided: TypeAlias = Callable[[], Awaitable[Sequence[Decision]]]
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """All of them. `gateway` is what the playground asks: the clients' own application."""
+    """All of them. `gateway` is what the playground asks: the clients' own application. `member`
+    knows the other processes.
+    """
 
     revisions: Revisions
     gateway: Gateway
     history: History
     decisions: Decided
+    member: Member
 
 
 def families_of(metrics: Metrics) -> Families:

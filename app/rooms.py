@@ -1,0 +1,135 @@
+"""The rooms put together: the gateway with all it needs, built from one configuration.
+
+No listener and no signal here: what serves it (`app.serve`) and what only tries it out (tests,
+benchmarks, `tandem calibrate`) build the same thing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+from app.decisions import Decisions
+from app.gateway import Gateway
+from app.keys import Keys
+from app.log import Log
+from app.metrics import Metrics, watch_lag
+from app.state.journal import StoredJournal
+from app.state.member import Member, member_name
+from app.state.places import Places, places
+from app.ui.history import History
+from app.ui.recent import Recent
+from app.ui.sources import Sources, families_of
+from policies import TABLE
+from router.alarms import Alarms
+from router.attempts import Shared
+from router.budget import RetryBudget
+from router.config import Config, ConfigError, Document, Problem
+from router.health import Health
+from router.observe import Listener, Observers
+from router.pool import Pool
+from router.revisions import JournalError, Revision, Revisions, first
+from router.sleep import Sleep
+from router.upstream import Upstream
+
+logger = logging.getLogger("tandem.state")
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What serving is made of, and what the pages are told of it."""
+
+    gateway: Gateway
+    revisions: Revisions
+    health: Health
+    decisions: Decisions
+    member: Member
+    sources: Sources
+
+
+@contextlib.asynccontextmanager
+async def rooms(
+    document: Document, *listeners: Listener, run: Path | None = None
+) -> AsyncIterator[Rooms]:
+    """The gateway with all it needs, built from `document`; closed in order at the end.
+
+    `run` is the folder of a run of several processes, None if this one is alone.
+    """
+    where = places(document.config, run)
+    journal = StoredJournal(where.shared) if where.together else None
+    document, past = await _begun(document, journal)
+    config, limits = document.config, document.config.limits
+    if problems := tuple(_alone_only(config, where)):
+        raise ConfigError(document.written.source, problems)
+    keys = Keys(Path(config.keys.file)) if config.keys else None
+    log = Log(config.log.file) if config.log else None
+
+    def pools() -> Collection[Pool]:
+        return revisions.runtime.pools.values()
+
+    metrics = Metrics(pools, version("tandem-gateway"))
+    history, recent = History(families_of(metrics)), Recent()
+    kept = [listener for listener in (log, keys) if listener is not None]
+    observe = Observers(metrics, recent, *kept, *listeners)
+    decisions = Decisions(config.decisions, observe)
+    revisions = Revisions(document, TABLE, observe, journal=journal, past=past)
+    member = Member(where.shared, revisions, member_name())
+    upstream = Upstream(limits.connect)
+    budget = RetryBudget(limits.retry_share, limits.retry_floor, time.monotonic)
+    alarms = Alarms()
+    shared = Shared(upstream, budget, alarms, random.Random(), time.time)
+    gateway = Gateway(revisions, shared, observe, metrics, decisions, keys)
+    health = Health(observe)
+    sleep = Sleep(observe, health.look_soon)
+    for follow in (sleep.follow, health.follow):  # whoever sleeps is not asked what it can do
+        revisions.swapped.append(follow)
+        follow(revisions.runtime)
+    keeping = [watch_lag(metrics), history.keep(), *([member.keep()] if where.together else [])]
+    chores = [asyncio.create_task(c) for c in [*keeping, *([keys.keep()] if keys else [])]]
+    try:
+        sources = Sources(revisions, gateway, history, recent.decisions, member)
+        yield Rooms(gateway, revisions, health, decisions, member, sources)
+    finally:
+        for chore in chores:
+            chore.cancel()
+        await sleep.close()
+        await health.close()
+        await upstream.close()
+        alarms.close()
+        for closing in (decisions, keys, log):
+            if closing:
+                closing.close()
+        await member.leave()
+        await where.close()
+
+
+async def _begun(
+    document: Document, journal: StoredJournal | None
+) -> tuple[Document, Sequence[Revision]]:
+    """What to serve, and the revisions up to it.
+
+    Without the store it is the file, as a revision before all others: what the store says counts
+    as soon as it is there.
+    """
+    if journal is None:
+        return document, ()
+    try:
+        return await journal.begin(document, TABLE)
+    except JournalError as error:
+        logger.warning("%s; serving %s until then", error, document.written.source)
+        return document, [replace(first(document), number=0)]
+
+
+def _alone_only(config: Config, where: Places) -> Iterator[Problem]:
+    """What only one process may do: two would wake and put to sleep against each other."""
+    for name, model in config.models.items():
+        if where.together and model.sleep is not None:
+            why = "servers sleep and wake on the word of one process: no --workers, no store"
+            yield Problem(f"models.{name}.sleep", why)
