@@ -24,6 +24,7 @@ from app.metrics import Metrics, watch_lag
 from app.state.journal import StoredJournal
 from app.state.member import Member, member_name
 from app.state.places import Places, places
+from app.tracing.tracing import opened
 from policies import TABLE
 from router.alarms import Alarms
 from router.attempts import Shared
@@ -66,21 +67,21 @@ async def rooms(
         raise ConfigError(document.written.source, problems)
     keys = Keys(Path(config.keys.file)) if config.keys else None
     log = Log(config.log.file) if config.log else None
+    tracing = opened(config.tracing)
 
     def pools() -> Collection[Pool]:
         return revisions.runtime.pools.values()
 
     metrics = Metrics(pools, version("tandem-gateway"))
-    kept = [listener for listener in (log, keys) if listener is not None]
+    kept = [one for one in (log, keys, tracing) if one is not None]
     observe = Observers(metrics, *kept, *listeners)
     decisions = Decisions(config.decisions, observe)
     revisions = Revisions(document, TABLE, observe, journal=journal, past=past)
     member = Member(where.shared, revisions, member_name())
     upstream = Upstream(limits.connect)
     budget = RetryBudget(limits.retry_share, limits.retry_floor, time.monotonic)
-    alarms = Alarms()
-    shared = Shared(upstream, budget, alarms, random.Random(), time.time)
-    gateway = Gateway(revisions, shared, observe, metrics, decisions, keys)
+    shared = Shared(upstream, budget, alarms := Alarms(), random.Random(), time.time)
+    gateway = Gateway(revisions, shared, observe, metrics, decisions, keys, tracing)
     health = Health(observe)
     sleep = Sleep(observe, health.look_soon)
     for follow in (sleep.follow, health.follow):  # whoever sleeps is not asked what it can do
@@ -97,7 +98,7 @@ async def rooms(
         await health.close()
         await upstream.close()
         alarms.close()
-        for closing in (decisions, keys, log):
+        for closing in (decisions, keys, log, tracing):
             if closing:
                 closing.close()
         await member.leave()

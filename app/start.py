@@ -13,13 +13,15 @@ from app.decisions import DecisionsError
 from app.keyfile import KeysError
 from app.log import LogError
 from app.serve import Listen, ServeError, serve
+from app.tracing.tracing import TracingError
 from app.workers import serve_many
 from policies import TABLE
 from router.config import ConfigError, Document, load_file, parse
 from router.runtime import build
 
 REFUSALS = (
-    ConfigError, DecisionsError, KeysError, LogError, ServeError, embedded.EmbeddedError,
+    ConfigError, DecisionsError, KeysError, LogError, ServeError, TracingError,
+    embedded.EmbeddedError,
 )  # fmt: skip
 """What can be wrong at start; each says in one line what to do."""
 

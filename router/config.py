@@ -43,6 +43,7 @@ from router.sections import (
     Name,
     Section,
     StoreConfig,
+    TracingConfig,
 )
 from router.steps import Policy
 
@@ -78,6 +79,7 @@ class Config(Section):
     health: HealthConfig = HealthConfig()
     breaker: BreakerConfig = BreakerConfig()
     log: LogConfig | None = None
+    tracing: TracingConfig | None = None
     decisions: DecisionsConfig | None = None
     corpora: CorporaConfig = CorporaConfig()
     store: StoreConfig | None = None

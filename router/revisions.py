@@ -37,6 +37,7 @@ FIXED = (
     "admin",
     "keys",
     "log",
+    "tracing",
     "store",
     "decisions",
     "health",

@@ -231,6 +231,15 @@ class LogConfig(Section):
     """A path, relative to the directory that Tandem is started in, or `-` for standard output."""
 
 
+class TracingConfig(Section):
+    """Traces and metrics by OpenTelemetry; without this section there are none. Where they go is
+    said by the `OTEL_...` environment variables.
+    """
+
+    trust_clients: bool = False
+    """Whether a request is part of the trace that its client names; otherwise it only links to it."""
+
+
 class DecisionsConfig(Section):
     """A log to learn from, prompts included; without this section nothing of the kind is kept."""
 
