@@ -237,7 +237,7 @@ class TracingConfig(Section):
     """
 
     trust_clients: bool = False
-    """Whether a request is part of the trace that its client names; otherwise it only links to it."""
+    """Whether a request becomes part of its client's trace; otherwise it only links to that."""
 
 
 class DecisionsConfig(Section):
