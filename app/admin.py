@@ -11,22 +11,20 @@ for a rollback it is optional.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum
-from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
 
-from app.admin_corpora import corpora_routes
-from app.admin_guard import FORMS, AdminError, authorise, expected_etags, read_document
+from app.admin_audit import get_audit, note_revision
+from app.admin_corpora import add_corpora
+from app.admin_errors import AdminError, answer_errors
+from app.admin_guard import FORMS, caller, expected_etags, guarded, read_document
 from app.admin_models import (
     BackendsView,
     CheckView,
-    ErrorBody,
-    ErrorView,
     FeedbackView,
     HealthView,
     PoliciesView,
@@ -41,13 +39,15 @@ from app.admin_models import (
     revision_detail,
     revision_view,
 )
+from app.audit import Audit
 from app.decisions import Decisions
 from app.feedback import SCHEMA, FeedbackError, read_feedback
+from app.operators import Operators, Role
 from app.state.member import Member, member_name
 from app.state.memory import MemoryStore
-from router.config import ConfigError, Form, Problem
+from router.config import ConfigError, Form
 from router.decode import decode
-from router.revisions import JournalError, Revision, Revisions, StaleError, UnknownError
+from router.revisions import Revision, Revisions
 
 YAML = "application/yaml"
 """RFC 9512's media type."""
@@ -55,64 +55,62 @@ YAML = "application/yaml"
 
 def admin_app(
     revisions: Revisions,
-    token: str | None,
+    operators: Operators,
     decisions: Decisions | None = None,
+    audit: Audit | None = None,
     member: Member | None = None,
 ) -> FastAPI:
-    """The admin API over `revisions`; without a `token` only this machine is answered.
+    """The admin API over `revisions` for these operators; if there are none, for this machine.
 
-    Feedback goes to `decisions`; `member` knows the other processes, and is None where this one
-    is alone.
+    Feedback goes to `decisions`, what is changed and who is turned away to `audit`; `member` knows
+    the other processes, and is None where this one is alone.
     """
     app = FastAPI(
         title="Tandem admin",
         description="Read, check, replace and roll back the configuration of a running gateway.",
         docs_url="/admin/docs",
         redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         openapi_url="/admin/openapi.json",
     )
     app.state.revisions = revisions
-    app.state.token = token
+    app.state.operators = operators
     app.state.decisions = decisions
+    app.state.audit = audit
     app.state.member = member or Member(MemoryStore(), revisions, member_name())
-    app.include_router(_routes())
+    for routes in _routes():
+        app.include_router(routes)
     app.add_api_route("/healthz", get_health, tags=["health"])
-    app.add_exception_handler(AdminError, _on_refusal)
-    app.add_exception_handler(ConfigError, _on_problems)
-    app.add_exception_handler(StaleError, _on_stale)
-    app.add_exception_handler(JournalError, _on_journal)
-    app.add_exception_handler(UnknownError, _on_unknown)
-    app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(RequestValidationError, _on_parameters)
-    app.add_exception_handler(Exception, _on_mistake)
+    answer_errors(app)
     return app
 
 
-def _routes() -> APIRouter:
-    routes = APIRouter(
-        prefix="/admin",
-        dependencies=[Depends(authorise)],
-        responses={"4XX": {"model": ErrorView}, "5XX": {"model": ErrorView}},
-    )
-    add, put, post = routes.add_api_route, ["PUT"], ["POST"]
+def _routes() -> Iterator[APIRouter]:
+    """What viewers may ask, and what only operators may."""
+    see, change = guarded(Role.VIEWER), guarded(Role.OPERATOR)
+    tell = guarded(Role.OPERATOR, audited=False)
     config: list[str | Enum] = ["configuration"]
     policies: list[str | Enum] = ["policies"]
+    document, one = _body("document"), _body("one")
+    add = see.add_api_route
     add("/config", get_config, tags=config, responses=_DOCUMENT, response_model=dict[str, Any])
-    add("/config", put_config, methods=put, tags=config, openapi_extra=_body("document"))
-    add("/config/check", check_config, methods=post, tags=config, openapi_extra=_body("document"))
+    add("/config/check", check_config, methods=["POST"], tags=config, openapi_extra=document)
     add("/policies", get_policies, tags=policies)
-    add("/policies/{name:path}", put_policy, methods=put, tags=policies, openapi_extra=_body("one"))
-    add("/policies/{name:path}", delete_policy, methods=["DELETE"], tags=policies)
     add("/revisions", get_revisions, tags=["revisions"])
     add("/revisions/{number}", get_revision, tags=["revisions"])
-    add("/revisions/{number}/activate", activate_revision, methods=post, tags=["revisions"])
     add("/backends", get_backends, tags=["backends"])
-    add(
+    add("/audit", get_audit, tags=["audit"])
+    add, put, post = change.add_api_route, ["PUT"], ["POST"]
+    add("/config", put_config, methods=put, tags=config, openapi_extra=document)
+    add("/policies/{name:path}", put_policy, methods=put, tags=policies, openapi_extra=one)
+    add("/policies/{name:path}", delete_policy, methods=["DELETE"], tags=policies)
+    add("/revisions/{number}/activate", activate_revision, methods=post, tags=["revisions"])
+    tell.add_api_route(
         "/feedback", post_feedback, methods=post, status_code=202, tags=["feedback"],
         openapi_extra=_FEEDBACK,
     )  # fmt: skip
-    routes.include_router(corpora_routes())
-    return routes
+    add_corpora(see, change)
+    yield from (see, change, tell)
 
 
 _DOCUMENT: dict[int | str, dict[str, Any]] = {
@@ -181,8 +179,8 @@ async def put_config(
     if if_match is None:
         raise AdminError(428, "if_match_required", "send If-Match: the ETag you read, or *")
     text, form = await read_document(request)
-    revision = await revisions.replace(text, form, expected_etags(if_match))
-    return _swapped(revision, revisions, response)
+    revision = await revisions.replace(text, form, expected_etags(if_match), caller(request).name)
+    return _swapped(revision, request, response)
 
 
 async def check_config(request: Request, revisions: Active) -> CheckView:
@@ -207,16 +205,18 @@ async def put_policy(
     block = decode(text, form, "the policy")
     if block.problems:
         raise ConfigError("the policy", block.problems)
-    revision = await revisions.replace_policy(name, block.tree, expected_etags(if_match))
-    return _swapped(revision, revisions, response)
+    revision = await revisions.replace_policy(
+        name, block.tree, expected_etags(if_match), caller(request).name
+    )
+    return _swapped(revision, request, response)
 
 
 async def delete_policy(
-    name: str, response: Response, revisions: Active, if_match: IfMatch = None
+    name: str, request: Request, response: Response, revisions: Active, if_match: IfMatch = None
 ) -> RevisionView:
     """Remove one policy; refused while anything refers to it."""
-    revision = await revisions.remove_policy(name, expected_etags(if_match))
-    return _swapped(revision, revisions, response)
+    revision = await revisions.remove_policy(name, expected_etags(if_match), caller(request).name)
+    return _swapped(revision, request, response)
 
 
 async def get_revisions(revisions: Active, member: Here) -> RevisionsView:
@@ -237,11 +237,11 @@ async def get_revision(number: int, revisions: Active) -> RevisionDetail:
 
 
 async def activate_revision(
-    number: int, response: Response, revisions: Active, if_match: IfMatch = None
+    number: int, request: Request, response: Response, revisions: Active, if_match: IfMatch = None
 ) -> RevisionView:
     """Serve what this revision said, as a new revision: a rollback can be rolled back."""
-    revision = await revisions.activate(number, expected_etags(if_match))
-    return _swapped(revision, revisions, response)
+    revision = await revisions.activate(number, expected_etags(if_match), caller(request).name)
+    return _swapped(revision, request, response)
 
 
 async def get_backends(revisions: Active) -> BackendsView:
@@ -267,57 +267,8 @@ async def post_feedback(request: Request) -> FeedbackView:
     return FeedbackView(taken=len(several))
 
 
-def _swapped(revision: Revision, revisions: Revisions, response: Response) -> RevisionView:
+def _swapped(revision: Revision, request: Request, response: Response) -> RevisionView:
+    revisions = _revisions(request)
+    note_revision(request, revision)
     response.headers["etag"] = f'"{revision.etag}"'
     return revision_view(revision, revisions.active)
-
-
-# --------------------------------------------------------------------------------------- errors
-
-
-def _error(
-    status: int, code: str, message: str, problems: tuple[Problem, ...] = ()
-) -> JSONResponse:
-    body = ErrorBody(message=message, code=code, problems=problem_views(problems))
-    headers = {"www-authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
-    return JSONResponse(ErrorView(error=body).model_dump(), status, headers)
-
-
-async def _on_refusal(_: Request, error: Exception) -> Response:
-    assert isinstance(error, AdminError)
-    return _error(error.status, error.code, str(error))
-
-
-async def _on_problems(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ConfigError)
-    count = len(error.problems)
-    message = f"{error.source} was refused: {count} problem{'s' if count > 1 else ''}"
-    return _error(422, "invalid_config", message, error.problems)
-
-
-async def _on_stale(_: Request, error: Exception) -> Response:
-    return _error(412, "stale", str(error))
-
-
-async def _on_journal(_: Request, error: Exception) -> Response:
-    return _error(503, "store_unavailable", str(error))
-
-
-async def _on_unknown(_: Request, error: Exception) -> Response:
-    return _error(404, "unknown", str(error))
-
-
-async def _on_http(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _error(error.status_code, "http", error.detail)
-
-
-async def _on_parameters(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    found = error.errors()[0]
-    where = ".".join(map(str, found["loc"]))
-    return _error(422, "invalid_parameter", f"{where}: {found['msg']}")
-
-
-async def _on_mistake(_request: Request, _exception: Exception) -> Response:
-    return _error(500, "mistake", "Tandem made a mistake; its log has the details")

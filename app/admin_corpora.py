@@ -20,7 +20,9 @@ from typing import Annotated, Any, NoReturn, TypeVar
 from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.admin_guard import AdminError, expected_etags
+from app.admin_audit import note
+from app.admin_errors import AdminError
+from app.admin_guard import expected_etags
 from app.admin_models import ProblemView, View
 from app.corpora import Corpora, Given, StaleCorpusError, TooLargeError, UnknownCorpusError
 from app.corpus_files import FileError, document_of, files_below, import_folder, read_file
@@ -121,17 +123,17 @@ _POST = {
 }
 
 
-def corpora_routes() -> APIRouter:
-    """The paths below `/corpora`; who includes them guards them."""
-    routes = APIRouter(prefix="/corpora")
+def add_corpora(see: APIRouter, change: APIRouter) -> None:
+    """Add the paths below `/corpora` to the routes of viewers and to those of operators."""
     tags: list[str | Enum] = ["corpora"]
-    add = routes.add_api_route
-    add("", get_corpora, tags=tags)
-    add("", post_corpus, methods=["POST"], tags=tags, openapi_extra=_POST)
-    add("/{name}", get_corpus, tags=tags)
-    add("/{name}", delete_corpus, methods=["DELETE"], tags=tags)
-    add("/{name}/documents/{document:path}", delete_document, methods=["DELETE"], tags=tags)
-    return routes
+    add = see.add_api_route
+    add("/corpora", get_corpora, tags=tags)
+    add("/corpora/{name}", get_corpus, tags=tags)
+    add = change.add_api_route
+    add("/corpora", post_corpus, methods=["POST"], tags=tags, openapi_extra=_POST)
+    add("/corpora/{name}", delete_corpus, methods=["DELETE"], tags=tags)
+    document = "/corpora/{name}/documents/{document:path}"
+    add(document, delete_document, methods=["DELETE"], tags=tags)
 
 
 # ------------------------------------------------------------------------------------- handlers
@@ -171,7 +173,9 @@ async def post_corpus(
         if not given:
             first = f": {problems[0].path}: {problems[0].reason}" if problems else ""
             raise CorpusError(f"there is no document in what was sent{first}")
+        before = _known(corpora, wanted.name)
         put = corpora.put(wanted.name, given, anew=wanted.replace, expected=expected)
+        note(request, before, _mark(put))
         return put, problems
 
     manifest, problems = await _done(change)
@@ -182,7 +186,9 @@ async def post_corpus(
 async def delete_corpus(name: str, request: Request, if_match: IfMatch = None) -> CorporaView:
     """Remove a corpus, and list those that are left; policies that name it find no documents."""
     corpora, expected = _corpora(request), expected_etags(if_match)
+    before = await asyncio.to_thread(_known, corpora, name)
     await _done(lambda: corpora.drop(name, expected))
+    note(request, before, None)
     return await get_corpora(request)
 
 
@@ -191,7 +197,9 @@ async def delete_document(
 ) -> CorpusChange:
     """Remove one document of a corpus, by its id."""
     corpora, expected = _corpora(request), expected_etags(if_match)
+    before = await asyncio.to_thread(_known, corpora, name)
     manifest = await _done(lambda: corpora.take(name, document, expected))
+    note(request, before, _mark(manifest))
     response.headers["etag"] = f'"{manifest.etag}"'
     return CorpusChange(**_told(corpora, manifest))
 
@@ -215,6 +223,18 @@ def _told(corpora: Corpora, manifest: Manifest) -> dict[str, Any]:
         "documents": len(manifest.entries),
         "characters": manifest.characters,
     }
+
+
+def _mark(manifest: Manifest) -> dict[str, Any]:
+    """How the audit log calls a state of a corpus."""
+    return {"corpus": manifest.name, "revision": manifest.revision, "etag": manifest.etag}
+
+
+def _known(corpora: Corpora, name: str) -> dict[str, Any] | None:
+    try:
+        return _mark(corpora.one(name))
+    except CorpusError:
+        return None
 
 
 async def _done(call: Callable[[], T]) -> T:

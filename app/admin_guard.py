@@ -1,24 +1,28 @@
 """Who may talk to the admin listener, from where, and how much they may say.
 
-With a token, each request must carry it. Without one, the listener binds the loopback interface
-whatever the configuration says, and a request must look as if it came from a program on this
-machine: a `Host` that is not loopback is how a web page reaches us by DNS rebinding, and a foreign
-`Origin` is how it posts a form. Both are refused.
+With tokens, each request must carry one, and whose it is decides what may be asked. Without any,
+the listener binds the loopback interface whatever the configuration says, and a request must look
+as if it came from a program on this machine: a `Host` that is not loopback is how a web page
+reaches us by DNS rebinding, and a foreign `Origin` is how it posts a form. Both are refused.
 
-The rule: deny by default. Handlers get nothing of a request before `authorise` has let it pass,
-not even its body.
+The rule: deny by default. Every route belongs to a router that `guarded` made for one role, and
+handlers get nothing of a request before that role was asked for, not even its body.
 """
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from app.admin_audit import AuditedRoute, announce
+from app.admin_errors import AdminError
+from app.admin_models import ErrorView
+from app.operators import LOCAL, Operator, Operators, Role
 from router.config import Form
 from router.sections import AdminConfig
 
@@ -35,21 +39,12 @@ FORMS = {
 }
 """Content types of a document. A web form can send none of them."""
 
-_BEARER = HTTPBearer(auto_error=False, description="The token that `admin.token_env` names.")
+_BEARER = HTTPBearer(auto_error=False, description="A token that `admin` names.")
 
 
-class AdminError(Exception):
-    """An answer other than success: `code` is for programs, `message` for people."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-
-
-def admin_address(admin: AdminConfig, token: str | None) -> tuple[str, str]:
+def admin_address(admin: AdminConfig, operators: Operators) -> tuple[str, str]:
     """The host to bind the admin listener to, and a sentence to print that explains it."""
-    if token:
+    if operators:
         return admin.host, "admin: a bearer token is required"
     cure = f"set {admin.token_env}" if admin.token_env else "set admin.token_env"
     if is_loopback(admin.host):
@@ -65,19 +60,60 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def authorise(
-    request: Request,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
-) -> None:
-    """Let the request pass, or raise `AdminError`: 401 for a wrong token, 403 for a web page."""
-    token: str | None = request.app.state.token
-    if token:
-        given = credentials.credentials if credentials else ""
-        if not hmac.compare_digest(given.encode(), token.encode()):
-            raise AdminError(401, "unauthorised", "send the admin token: Authorization: Bearer ...")
-    elif not _names_loopback(f"//{request.headers.get('host', '')}"):
+def guarded(role: Role, *, audited: bool = True) -> APIRouter:
+    """A router of the admin API whose every route needs this role.
+
+    What an operator is needed for is a change and goes into the audit log, if it is `audited`.
+    """
+    return APIRouter(
+        prefix="/admin",
+        dependencies=[Depends(_needing(role, audited=audited and role is Role.OPERATOR))],
+        responses={"4XX": {"model": ErrorView}, "5XX": {"model": ErrorView}},
+        route_class=AuditedRoute,
+    )
+
+
+def caller(request: Request) -> Operator:
+    """Who asks, once a guarded route was reached."""
+    operator: Operator = request.state.operator
+    return operator
+
+
+def authorise(request: Request, token: str, role: Role) -> Operator:
+    """Who asks with this token, if they may; else `AdminError`. From here on `caller` tells it.
+
+    401 for a token that is nobody's, 403 for a role that does not do and for a web page.
+    """
+    operators: Operators = request.app.state.operators
+    if not operators:
+        _must_be_local(request)
+        request.state.operator = LOCAL
+        return LOCAL
+    operator = request.state.operator = operators.of(token)
+    if operator is None:
+        raise AdminError(401, "unauthorised", "send an admin token: Authorization: Bearer ...")
+    if not operator.may(role):
+        why = f"{operator.name} is a {operator.role}; this needs the role {role}"
+        raise AdminError(403, "operator_needed", why)
+    return operator
+
+
+def _needing(role: Role, *, audited: bool) -> Callable[..., Any]:
+    async def authorised(
+        request: Request,
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
+    ) -> None:
+        operator = authorise(request, credentials.credentials if credentials else "", role)
+        if audited:
+            await announce(request, operator)
+
+    return authorised
+
+
+def _must_be_local(request: Request) -> None:
+    if not _names_loopback(f"//{request.headers.get('host', '')}"):
         raise AdminError(403, "foreign_host", "without a token, only loopback names are answered")
-    elif not _names_loopback(request.headers.get("origin", "//localhost")):
+    if not _names_loopback(request.headers.get("origin", "//localhost")):
         raise AdminError(403, "foreign_origin", "without a token, web pages are not answered")
 
 

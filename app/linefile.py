@@ -46,6 +46,10 @@ class LineFile:
         while left:
             left = left[os.write(self._fd, left) :]
 
+    def sync(self) -> None:
+        """Return once all of it is on the disk. Raises OSError."""
+        os.fsync(self._fd)
+
     def close(self) -> None:
         """Write no more."""
         if self._path is not None:

@@ -23,10 +23,14 @@ from math import ceil
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from app.admin import admin_app
+from app.admin_audit import note_start
 from app.admin_guard import admin_address
+from app.audit import Audit
 from app.gateway import Gateway
+from app.operators import operators_of, renew
 from app.report import backends_report, welcome
 from app.rooms import Rooms, rooms
 from router.config import Config, ConfigError, Document
@@ -133,7 +137,7 @@ class Sockets:
 @contextlib.contextmanager
 def sockets(config: Config, listen: Listen) -> Iterator[Sockets]:
     """Both sockets, bound; raises `ServeError` in one line if one cannot be."""
-    host, said = admin_address(config.admin, admin_token(config))
+    host, said = admin_address(config.admin, operators_of(config, os.environ))
     port = config.listen.port if listen.port is None else listen.port
     admin_port = config.admin.port if listen.admin_port is None else listen.admin_port
     with (
@@ -141,11 +145,6 @@ def sockets(config: Config, listen: Listen) -> Iterator[Sockets]:
         bind(host, admin_port, "--admin-port or admin.port") as back,
     ):
         yield Sockets(front, back, said)
-
-
-def admin_token(config: Config) -> str | None:
-    """The admin's bearer token, if there is one."""
-    return os.environ.get(config.admin.token_env) if config.admin.token_env else None
 
 
 async def serve(document: Document, listen: Listen, *, embedded: bool = False) -> None:
@@ -173,14 +172,24 @@ async def serve_on(
         if problems := tuple(misfits(room.revisions.runtime)):
             raise ConfigError(document.written.source, problems)
         settle()
-        admin = admin_app(room.revisions, admin_token(document.config), room.decisions, room.member)
         drain = document.config.drain
-        servers = [_server(app, drain.finish) for app in (room.gateway, admin)]
+        servers = [_server(app, drain.finish) for app in (room.gateway, _admin(document, room))]
         with _until_signal(room, servers, drain.announce):
             pairs = zip(servers, (both.front, both.back), strict=True)
             running = asyncio.gather(*(server.serve([sock]) for server, sock in pairs))
             up(room)
             await running
+
+
+def _admin(document: Document, room: Rooms) -> FastAPI:
+    """The operators' side, whose audit log says that it was started."""
+    config = document.config
+    operators = operators_of(config, os.environ)
+    audit = Audit(config.admin.audit) if config.admin.audit else None
+    room.revisions.swapped.append(lambda runtime: renew(operators, runtime.config))
+    if audit:
+        note_start(audit, room.revisions.active)
+    return admin_app(room.revisions, operators, room.decisions, audit, room.member)
 
 
 def settle() -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import uvloop
 
 from app import embedded
+from app.audit import AuditError
 from app.decisions import DecisionsError
 from app.keyfile import KeysError
 from app.log import LogError
+from app.operators import OperatorsError
 from app.serve import Listen, ServeError, serve
 from app.tracing.tracing import TracingError
 from app.workers import serve_many
@@ -20,7 +24,8 @@ from router.config import ConfigError, Document, load_file, parse
 from router.runtime import build
 
 REFUSALS = (
-    ConfigError, DecisionsError, KeysError, LogError, ServeError, TracingError,
+    AuditError, ConfigError, DecisionsError, KeysError, LogError, OperatorsError, ServeError,
+    TracingError,
     embedded.EmbeddedError,
 )  # fmt: skip
 """What can be wrong at start; each says in one line what to do."""
@@ -63,9 +68,7 @@ def check(file: Path, *, as_json: bool) -> int:
     """Say whether the config in `file` could be served."""
     try:
         document = load_file(file, TABLE)
-        named = (model.api_key_env for model in document.config.models.values())
-        # As if every key were there: whether it is, only the machine that serves can tell.
-        build(document, TABLE, 1, None, {name: "unknown" for name in named if name})
+        build(_without_keys(document), TABLE, 1)
     except ConfigError as error:
         if as_json:
             problems = [
@@ -77,6 +80,14 @@ def check(file: Path, *, as_json: bool) -> int:
         return 1
     print(json.dumps({"ok": True, "problems": []}) if as_json else _summary(document))
     return 0
+
+
+def _without_keys(document: Document) -> Document:
+    """The same, asking for no secret: only the machine that serves can tell whether it is there."""
+    none = {"api_key_env": None, "api_key_file": None}
+    models = document.config.models.items()
+    keyless = MappingProxyType({name: model.model_copy(update=none) for name, model in models})
+    return replace(document, config=document.config.model_copy(update={"models": keyless}))
 
 
 def _summary(document: Document) -> str:

@@ -41,6 +41,7 @@ from router.sections import (
     LogConfig,
     ModelConfig,
     Name,
+    SecretsConfig,
     Section,
     StoreConfig,
     TracingConfig,
@@ -58,6 +59,7 @@ class Config(Section):
 
     listen: ListenConfig = ListenConfig()
     admin: AdminConfig = AdminConfig()
+    secrets: SecretsConfig = SecretsConfig()
     keys: KeysConfig | None = None
     models: Annotated[Mapping[Name, ModelConfig], Field(min_length=1), *FROZEN]
     """Pools by the name that clients use."""
@@ -157,6 +159,7 @@ def parse(
         complaints += explain(error, tree, Config)
     if config is not None:
         complaints += check_memory(config.models, config.hosts)
+        complaints += _check_keys(config)
     policies = _build_policies(tree, table, complaints)
     complaints += _check_names(tree, policies)
     problems = _in_order(decoded, complaints)
@@ -199,6 +202,18 @@ def _check_names(tree: Mapping[str, Any], built: Mapping[str, Policy]) -> Iterat
             yield from check_name(Reference((setting,), named, model_only), models, policies)
     if tree.get("default") is None and len(policies or models) != 1:
         yield ("default",), f"there are several; say which one: {', '.join(policies or models)}"
+
+
+def _check_keys(config: Config) -> Iterator[Complaint]:
+    """Complain where the token of an operator would be sent to backends."""
+    tokens = config.admin.tokens
+    variables = {config.admin.token_env, *(token.token_env for token in tokens)} - {None}
+    files = {token.token_file for token in tokens} - {None}
+    for name, model in config.models.items():
+        if model.api_key_env in variables:
+            yield ("models", name, "api_key_env"), "an admin token is not for backends"
+        if model.api_key_file in files:
+            yield ("models", name, "api_key_file"), "an admin token is not for backends"
 
 
 def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -25,7 +25,9 @@ STREAMING = frozenset({Surface.CHAT, Surface.COMPLETIONS, Surface.RESPONSES, Sur
 OPENAI_STREAMS = frozenset({Surface.CHAT, Surface.COMPLETIONS})
 """Streams that end in `[DONE]` and carry usage in a chunk of its own when asked to."""
 
-_USAGE = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}]|\{[^{}]*\})*\})')
+_USAGE = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}]++|\{[^{}]*+\})*+\})')
+"""Nothing in it goes back on what it has read: a long answer without a brace would else cost 140
+bytes of memory for each of its own."""
 _DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]")
 """At the start of a line: a model may well write these words."""
 _LAST_EVENTS = (b'"response.completed"', b'"response.incomplete"', b'"response.failed"')

@@ -19,7 +19,7 @@ from router.backend import Backend
 from router.faults import Blame, FaultError
 from router.observe import BackendChanged, Listener
 from router.pool import Pool
-from router.probe import probe
+from router.probe import Endpoint, probe
 from router.runtime import Runtime
 from router.sections import HealthConfig
 
@@ -97,7 +97,9 @@ class Health:
     async def _look(self, backend: Backend, pool: Pool, settings: HealthConfig) -> tuple[bool, str]:
         try:
             url = backend.url + settings.path
-            response = await self._client.get(url, timeout=settings.timeout)
+            response = await self._client.get(
+                url, timeout=settings.timeout, headers=pool.credentials
+            )
             if not response.is_success:
                 return False, f"{settings.path} answered {response.status_code}"
             if not backend.probed and backend.awake:
@@ -114,7 +116,8 @@ class Health:
         self._client.timeout = httpx.Timeout(PROBE_TIMEOUT)
         guard = backend.enter()  # whoever is asked must not be put to sleep meanwhile
         try:
-            found = await probe(self._client, backend.url, pool.settings.served_as or pool.name)
+            asked = Endpoint(self._client, backend.url, pool.credentials)
+            found = await probe(asked, pool.settings.served_as or pool.name)
         finally:
             guard.leave(Blame.GONE)
         if pool.settings.surfaces is not None:

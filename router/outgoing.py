@@ -6,7 +6,6 @@ always asked for in a stream, since costs are counted whether or not the client 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -57,12 +56,11 @@ def headers(
     """What goes along: the pool's own key, the gateway's request id, and the trace: the gateway's
     own if it is `traced`, else the client's.
     """
-    told = {"content-type": "application/json", "x-request-id": request.id, **request.forwarded}
+    told = {"content-type": "application/json", "x-request-id": request.id}
+    told = {**request.forwarded, **told, **pool.credentials}
     if traced is not None:
         told.pop("tracestate", None)
         told.update(traced)
-    if variable := pool.settings.api_key_env:
-        told["authorization"] = f"Bearer {os.environ[variable]}"
     return told
 
 

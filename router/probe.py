@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -28,6 +29,7 @@ GATE = "tandem_gate"
 `tandem_gate_force`, then the token that it stops requests on: no model does that by chance."""
 FORCED = 8
 """Tokens that the gate is made to write: enough that no chance is left."""
+COMPLETIONS = "/v1/completions"
 DERENDER = "/v1/chat/completions/derender"
 """vLLM's, if it was started with --enable-scale-out."""
 MANY = 1_000
@@ -37,10 +39,41 @@ _LIMIT = re.compile(r"max(?:imum)?\D{0,40}?(\d{1,9})(?!\d)")
 Json = Mapping[str, Any]
 
 
-async def probe(client: httpx.AsyncClient, url: str, served_as: str) -> Abilities:
-    """The abilities of the backend at `url`. Raises `FaultError` if it cannot serve the model."""
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """The backend at `url`; `head` is what it knows the gateway by."""
+
+    client: httpx.AsyncClient
+    url: str
+    head: Mapping[str, str]
+
+    async def get(self, path: str) -> httpx.Response:
+        """What it answers. Raises `httpx.HTTPError`."""
+        return await self.client.get(self.url + path, headers=self.head)
+
+    async def post(self, path: str, body: Json) -> httpx.Response:
+        """What it answers. Raises `httpx.HTTPError`."""
+        return await self.client.post(self.url + path, json=body, headers=self.head)
+
+    async def got(self, path: str) -> Json | None:
+        """The object that it answers, None if it does not."""
+        try:
+            return _object(await self.get(path))
+        except httpx.HTTPError:
+            return None
+
+    async def told(self, path: str, body: Json) -> Json | None:
+        """The object that it answers to this one, None if it does not."""
+        try:
+            return _object(await self.post(path, body))
+        except httpx.HTTPError:
+            return None
+
+
+async def probe(asked: Endpoint, served_as: str) -> Abilities:
+    """The abilities of a backend. Raises `FaultError` if it cannot serve the model."""
     try:
-        models = await client.get(f"{url}/v1/models")
+        models = await asked.get("/v1/models")
         models.raise_for_status()
         cards = {card["id"]: card for card in models.json()["data"]}
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
@@ -48,35 +81,21 @@ async def probe(client: httpx.AsyncClient, url: str, served_as: str) -> Abilitie
     if served_as not in cards:
         names = ", ".join(sorted(cards)) or "nothing"
         raise broken(f'it serves {names}, not "{served_as}"; set served_as', "not_served")
-    version = await _get(client, f"{url}/version")
-    paths = await _get(client, f"{url}/openapi.json")
-    tokens = await _post(client, f"{url}/tokenize", {"model": served_as, "prompt": SAMPLE})
+    version = await asked.got("/version")
+    paths = await asked.got("/openapi.json")
+    tokens = await asked.told("/tokenize", {"model": served_as, "prompt": SAMPLE})
     ids = _ids(tokens)
     return Abilities(
         version=_text(version, "version"),
         surfaces=_surfaces(paths),
         served=tuple(sorted(cards)),
         context=cards[served_as].get("max_model_len"),
-        max_logprobs=await _max_logprobs(client, url, served_as),
-        token_ids=await _token_ids(client, url, served_as, ids),
+        max_logprobs=await _max_logprobs(asked, served_as),
+        token_ids=await _token_ids(asked, served_as, ids),
         tokenizer=None if ids is None else tuple(ids),
         derender=_derender(paths),
-        gate=await _gate(client, url, served_as, ids),
+        gate=await _gate(asked, served_as, ids),
     )
-
-
-async def _get(client: httpx.AsyncClient, url: str) -> Json | None:
-    try:
-        return _object(await client.get(url))
-    except httpx.HTTPError:
-        return None
-
-
-async def _post(client: httpx.AsyncClient, url: str, body: Json) -> Json | None:
-    try:
-        return _object(await client.post(url, json=body))
-    except httpx.HTTPError:
-        return None
 
 
 def _object(response: httpx.Response) -> Json | None:
@@ -109,11 +128,11 @@ def _derender(openapi: Json | None) -> bool | None:
     return DERENDER in paths if isinstance(paths, dict) else None
 
 
-async def _max_logprobs(client: httpx.AsyncClient, url: str, model: str) -> int | None:
+async def _max_logprobs(asked: Endpoint, model: str) -> int | None:
     """Asks for far too many; the refusal names the limit."""
     body = {"model": model, "prompt": "1", "max_tokens": 1, "logprobs": MANY}
     try:
-        response = await client.post(f"{url}/v1/completions", json=body)
+        response = await asked.post(COMPLETIONS, body)
     except httpx.HTTPError:
         return None
     if response.is_success:
@@ -124,19 +143,15 @@ async def _max_logprobs(client: httpx.AsyncClient, url: str, model: str) -> int 
     return next((number for number in stated if number < MANY), None)
 
 
-async def _token_ids(
-    client: httpx.AsyncClient, url: str, model: str, ids: list[int] | None
-) -> bool | None:
+async def _token_ids(asked: Endpoint, model: str, ids: list[int] | None) -> bool | None:
     if not ids:
         return None
     body = {"model": model, "prompt": ids, "max_tokens": 1, "return_token_ids": True}
-    choice = _choice(await _post(client, f"{url}/v1/completions", body))
+    choice = _choice(await asked.told(COMPLETIONS, body))
     return None if choice is None else bool(choice.get("token_ids"))
 
 
-async def _gate(
-    client: httpx.AsyncClient, url: str, model: str, ids: list[int] | None
-) -> int | None:
+async def _gate(asked: Endpoint, model: str, ids: list[int] | None) -> int | None:
     """The token that comes after the forced ones; None where they did not come as forced."""
     # The first may be one that begins every text, and no tokenizer ends the sample with an EOS.
     if not (force := (ids or [])[1 : 1 + FORCED]):
@@ -149,7 +164,7 @@ async def _gate(
         "return_token_ids": True,
         "vllm_xargs": {GATE: "probe", f"{GATE}_force": force},
     }
-    choice = _choice(await _post(client, f"{url}/v1/completions", body))
+    choice = _choice(await asked.told(COMPLETIONS, body))
     match choice and choice.get("token_ids"):
         case [*written, int(reserved)] if written == force:
             return reserved

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
 from typing import cast
@@ -18,6 +19,7 @@ from typing import cast
 from router.config import Config, ConfigError, Document, Problem, Table
 from router.fleet import Fleet
 from router.pool import Pool
+from router.secrets import SecretError, read_secret
 from router.steps import Particular, Policy
 
 FRESH = 0.01
@@ -80,15 +82,16 @@ def build(
 ) -> Runtime:
     """Make `document` ready to serve as `revision`; raises `ConfigError`, having changed nothing.
 
-    `environment` must hold every variable that the models' `api_key_env` name.
+    Reads the secrets that the models name, from `environment` and from files.
     """
-    if problems := tuple(_missing(document.config, environment)):
+    secrets, problems = _secrets(document.config, environment)
+    if problems:
         raise ConfigError(document.written.source, problems)
     models = document.config.models
     direct = cast(Callable[..., Policy], table[MODEL])
     old = previous.pools if previous else {}
     pools = {
-        name: Pool(name, settings, document.config.breaker, old.get(name))
+        name: Pool(name, settings, document.config.breaker, old.get(name), key=secrets.get(name))
         for name, settings in models.items()
     }
     targets = {name: direct(model=name) for name in models} | dict(document.policies)
@@ -117,10 +120,20 @@ def misfits(runtime: Runtime) -> Iterator[Problem]:
             yield Problem(f"policies.{name}", why)
 
 
-def _missing(config: Config, environment: Mapping[str, str]) -> Iterator[Problem]:
+def _secrets(
+    config: Config, environment: Mapping[str, str]
+) -> tuple[Mapping[str, str], tuple[Problem, ...]]:
+    """The key of every model that has one, and what is wrong with the others."""
+    keys: dict[str, str] = {}
+    problems: list[Problem] = []
     for name, model in config.models.items():
-        if model.api_key_env and not environment.get(model.api_key_env):
-            yield Problem(
-                f"models.{name}.api_key_env",
-                f"the environment variable {model.api_key_env} is not set where Tandem runs",
-            )
+        variable, file = model.api_key_env, model.api_key_file
+        setting = f"models.{name}.{'api_key_env' if variable else 'api_key_file'}"
+        if not (variable or file):
+            continue
+        try:
+            place = Path(config.secrets.folder, file) if file else None
+            keys[name] = read_secret(variable, place, environment)
+        except SecretError as error:
+            problems.append(Problem(setting, str(error)))
+    return keys, tuple(problems)

@@ -11,6 +11,7 @@ file that holds them.
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Annotated, Self
 from urllib.parse import urlsplit
@@ -83,12 +84,20 @@ def _store(value: str) -> str:
     return value
 
 
+def _below(value: str) -> str:
+    if value.startswith("/") or ".." in value.split("/") or not value.isprintable():
+        raise ValueError("is a path below secrets.folder: not absolute, and without ..")
+    return value
+
+
 Name = Annotated[str, AfterValidator(_name)]
 Text = Annotated[str, Field(min_length=1)]
 BackendUrl = Annotated[str, AfterValidator(_backend)]
 StoreUrl = Annotated[str, AfterValidator(_store)]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 """The name of an environment variable, never its value."""
+SecretFile = Annotated[Text, AfterValidator(_below)]
+"""A file below `secrets.folder` that holds a secret and nothing else."""
 Port = Annotated[int, Field(ge=0, le=65535)]
 """0 lets the system choose a free one."""
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -96,6 +105,8 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Megabytes = Annotated[float, Field(gt=0, le=4096)]
 """Of 2**20 bytes; at most 4 GiB, since it is held in memory."""
 Amount = Annotated[float, Field(ge=0)]
+OPERATOR = "operator"
+"""Who sends the token of `admin.token_env`."""
 FROZEN = (
     AfterValidator(MappingProxyType),
     WrapSerializer(lambda value, inner: inner(dict(value))),  # pydantic cannot write the proxy
@@ -121,6 +132,34 @@ class ListenConfig(Section):
     """TCP port; 0 takes a free one and prints it."""
 
 
+class Role(StrEnum):
+    """What somebody may do on the admin listener."""
+
+    VIEWER = "viewer"
+    """See everything, and check documents."""
+    OPERATOR = "operator"
+    """Change things, too."""
+
+
+class TokenConfig(Section):
+    """Somebody who may use the admin listener, and where the token is that tells so."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
+    """Who this is: what the audit log calls whoever sends the token."""
+    role: Role
+    """`viewer` sees everything and checks documents; `operator` changes things, too."""
+    token_env: Variable | None = None
+    """The environment variable that holds the bearer token."""
+    token_file: SecretFile | None = None
+    """The file below `secrets.folder` that holds the bearer token, in place of a variable."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.token_env is None) == (self.token_file is None):
+            raise ValueError("say where the token is: either token_env or token_file")
+        return self
+
+
 class AdminConfig(Section):
     """Where operators connect: a listener of its own."""
 
@@ -129,7 +168,26 @@ class AdminConfig(Section):
     port: Port = 8001
     """TCP port; 0 takes a free one and prints it."""
     token_env: Variable | None = None
-    """The environment variable that holds the bearer token."""
+    """The environment variable that holds the bearer token of the one called `operator`."""
+    tokens: Annotated[tuple[TokenConfig, ...], Field(max_length=256)] = ()
+    """Others who may use it, each with a name, a role and a token of their own. At most 256."""
+    audit: Text | None = None
+    """The file that every change is written down in; relative to where Tandem is started."""
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> Self:
+        names = [OPERATOR] if self.token_env else []
+        names += [token.name for token in self.tokens]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f'tokens: two are called "{twice[0]}"')
+        return self
+
+
+class SecretsConfig(Section):
+    """Where files of secrets lie."""
+
+    folder: Text = "secrets"
+    """The only folder that secrets are read from; relative to where Tandem is started."""
 
 
 class KeysConfig(Section):
@@ -146,6 +204,19 @@ class PriceConfig(Section):
     """USD per million tokens of the prompt."""
     output: Amount = 0.0
     """USD per million tokens of the answer."""
+
+
+class QueueConfig(Section):
+    """How many answers a model's servers write at once, and who may wait for that."""
+
+    in_flight: Annotated[int, Field(ge=1, le=1_000_000)]
+    """Most answers that each of its servers writes at once: vLLM's `--max-num-seqs`, as a rule."""
+    waiting: Annotated[int, Field(ge=0, le=1_000_000)] = 256
+    """Most requests of each priority that wait for a place; further ones are refused."""
+    longest: Seconds = 10.0
+    """Longest wait for a place; whoever would wait longer is refused at once."""
+    floor: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Share of the places that come free that those in line get who would not be first."""
 
 
 class ModelConfig(Section):
@@ -165,12 +236,22 @@ class ModelConfig(Section):
     """What its tokens cost; 0 by default."""
     api_key_env: Variable | None = None
     """The environment variable whose value is sent to the backends as a bearer token."""
+    api_key_file: SecretFile | None = None
+    """The file below `secrets.folder` that holds that token, in place of a variable."""
     surfaces: tuple[Surface, ...] | None = None
     """APIs that the backends serve; by default what probing finds."""
     memory_gb: Gigabytes | None = None
     """Memory that each of its servers takes while awake, in GiB; counts on hosts with a budget."""
     sleep: Sleeping = None
     """Lets its servers sleep while others need their memory: `true`, or the settings below."""
+    queue: QueueConfig | None = None
+    """Limits how much its servers do at once; without it, whatever comes is sent on at once."""
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if self.api_key_env is not None and self.api_key_file is not None:
+            raise ValueError("api_key_file: the key is in one place; api_key_env names another")
+        return self
 
 
 class LimitsConfig(Section):
@@ -183,7 +264,7 @@ class LimitsConfig(Section):
     first_token: Seconds = 120.0
     """Longest silence of a backend before the first byte of its answer."""
     idle: Seconds = 60.0
-    """Longest silence of a backend in the middle of an answer."""
+    """Longest wait for the next event in the middle of an answer."""
     keepalive: Seconds = 15.0
     """Silence on a stream after which the client is sent an SSE comment."""
     body_mb: Megabytes = 20.0
@@ -264,6 +345,8 @@ class StoreConfig(Section):
     """Its user, where it has several."""
     password_env: Variable | None = None
     """The environment variable that holds its password."""
+    password_file: SecretFile | None = None
+    """The file that holds it, below `secrets.folder`."""
     name: Name = "tandem"
     """Gateways of one name act as one; another name keeps others on the same server apart."""
 
@@ -271,8 +354,10 @@ class StoreConfig(Section):
     def _one_place(self) -> Self:
         if (self.file is None) == (self.url is None):
             raise ValueError("say either `file` or `url`")
-        if self.file and (self.username or self.password_env):
+        if self.file and (self.username or self.password_env or self.password_file):
             raise ValueError("a file has no user and no password")
+        if self.password_env and self.password_file:
+            raise ValueError("say either `password_env` or `password_file`")
         return self
 
 

@@ -252,7 +252,9 @@ class Sleep:
         url = f"{keeper.backend.url}/is_sleeping"
         assert self._config
         try:
-            answer = await self._client.get(url, timeout=self._config.health.timeout)
+            answer = await self._client.get(
+                url, timeout=self._config.health.timeout, headers=keeper.pool.credentials
+            )
         except httpx.TimeoutException:
             return  # it is busy, or on its way out, which its health will show
         except httpx.HTTPError as error:
@@ -315,7 +317,9 @@ class Sleep:
             await self._post(keeper, "/wake_up", tags="weights")
             await self._post(keeper, "/collective_rpc", {"method": "reload_weights"})
             await self._post(keeper, "/wake_up", tags="kv_cache")
-        answer = await self._client.get(f"{keeper.backend.url}/is_sleeping", timeout=None)
+        answer = await self._client.get(
+            f"{keeper.backend.url}/is_sleeping", timeout=None, headers=keeper.pool.credentials
+        )
         if _said(answer) is not False:
             raise RestError(f"after /wake_up, /is_sleeping answered {_short(answer)}")
 
@@ -340,7 +344,9 @@ class Sleep:
         self, keeper: Keeper, path: str, body: dict[str, str] | None = None, **query: str
     ) -> None:
         url = f"{keeper.backend.url}{path}"
-        answer = await self._client.post(url, json=body, params=query, timeout=None)
+        answer = await self._client.post(
+            url, json=body, params=query, timeout=None, headers=keeper.pool.credentials
+        )
         if not answer.is_success:
             raise RestError(f"{path} answered {_short(answer)}")
 

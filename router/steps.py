@@ -76,7 +76,7 @@ class Request:
     `body` is the decoded JSON object and must not be changed; `raw` holds the same bytes as the
     client sent them. `draw` is uniform in [0, 1), the request's only randomness: a policy that
     needs a coin uses it, so that a replay tosses the same coin. `session` is the client's own
-    stickiness key, if it sent one.
+    stickiness key, if it sent one. `low`: requests of high priority go before it.
     """
 
     surface: Surface
@@ -93,6 +93,7 @@ class Request:
     """Whether the client wants to be told which model wrote which token, and what was read."""
     ask: str | None = None
     """What is asked, where a policy that hands the request on has told it from its documents."""
+    low: bool = False
 
     def asking(
         self, body: Mapping[str, Any], surface: Surface = Surface.CHAT, *, stream: bool = False
@@ -111,11 +112,8 @@ class Usage:
     cached: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.prompt + other.prompt,
-            self.completion + other.completion,
-            self.cached + other.cached,
-        )
+        prompt, completion = self.prompt + other.prompt, self.completion + other.completion
+        return Usage(prompt, completion, self.cached + other.cached)
 
 
 # ------------------------------------------------------------------------------------- the steps
@@ -138,7 +136,8 @@ class Open:
     heard there. `changes` sets top-level fields of the body; `avoid` names backends already tried.
     `share` is the part of the remaining time that the call may be silent for, as in `Route`.
     `prefer` names the backend to take if it may be taken at all: the one whose prefix cache holds
-    the first `held` tokens of the prompt, which are not charged to this request again.
+    the first `held` tokens of the prompt, which are not charged to this request again. Where the
+    model has a limit it may have to wait for a place; unless it `waits`, it fails instead.
     """
 
     model: str
@@ -148,6 +147,7 @@ class Open:
     share: float = 1.0
     prefer: str = ""
     held: int = 0
+    waits: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.operators import Operator, Operators, Role
 from app.rooms import Rooms, rooms
 from app.serve import listening
 from policies import TABLE
@@ -35,6 +36,9 @@ MESSAGES = [{"role": "user", "content": "What is 3 + 4?"}]
 CHAT = "/v1/chat/completions"
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Trusts nobody; a client's own default takes longer to load than a gateway to start."""
+
+OPERATORS = Operators({Operator("operator", Role.OPERATOR): "token"})
+"""Who may use an admin API that a test opens: whoever sends `Bearer token`."""
 
 Config: TypeAlias = dict[str, Any]
 Served: TypeAlias = Backend | str | Sequence[Backend | str]

@@ -24,6 +24,7 @@ from app.admin import admin_app
 from app.admin_guard import admin_address
 from app.cli import main
 from app.gateway import PAGES, SURFACES
+from app.operators import Operators
 from app.report import welcome
 from policies import TABLE
 from router.config import parse
@@ -200,7 +201,8 @@ def endpoints(page: str) -> set[str]:
 
 
 def admin() -> FastAPI:
-    return admin_app(Revisions(parse(MODELS + "default: small", TABLE), TABLE, Observers()), None)
+    revisions = Revisions(parse(MODELS + "default: small", TABLE), TABLE, Observers())
+    return admin_app(revisions, Operators({}))
 
 
 def test_headers_are_those_of_the_code() -> None:
@@ -219,7 +221,7 @@ def test_session_fields_are_those_of_the_code() -> None:
     assert list(SESSION_FIELDS) in told
 
 
-CODES = {"Fault": 3, "FaultError": 3, "broken": 1, "silent": 1, "bad": 2}
+CODES = {"Fault": 3, "FaultError": 3, "broken": 1, "silent": 1, "bad": 2, "_no_draft": 2}
 """Which argument of these calls is an error's code."""
 UNSEEN = {"no_models", "not_served"}
 """Codes of probing, which no client is told."""
@@ -283,7 +285,7 @@ def test_policies_that_are_put_are_good(page: str) -> None:
 
 def test_the_readme_shows_what_is_printed() -> None:
     document = parse(MODELS + "default: small", TABLE)
-    _, admin_said = admin_address(document.config.admin, None)
+    _, admin_said = admin_address(document.config.admin, Operators({}))
     free = ("127.0.0.1", 0)
     with socket.create_server(free) as front, socket.create_server(free) as back:
         printed = welcome(document.config, front, back, admin_said, embedded=True)

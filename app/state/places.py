@@ -18,6 +18,7 @@ from app.state.redis import RedisStore
 from app.state.sqlite import SqliteStore
 from app.state.store import Store
 from router.config import Config, ConfigError, Problem
+from router.secrets import SecretError, read_secret
 from router.sections import StoreConfig
 
 IN_RUN = "state.sqlite"
@@ -50,7 +51,7 @@ def places(
     Raises `ConfigError` if the password is not there. Whether a store can be reached shows later.
     """
     if config.store is not None:
-        store = _configured(config.store, environment)
+        store = _configured(config, config.store, environment)
         return Places(store, store, together=True)
     shared: Store = MemoryStore() if run is None else SqliteStore(run / IN_RUN)
     if config.keys is None:
@@ -59,17 +60,24 @@ def places(
     return Places(shared, use, together=run is not None)
 
 
-def _configured(store: StoreConfig, environment: Mapping[str, str]) -> Store:
+def _configured(config: Config, store: StoreConfig, environment: Mapping[str, str]) -> Store:
     if store.file is not None:
         return SqliteStore(Path(store.file))
     assert store.url is not None
     parts = urlsplit(store.url)
-    password = ""
-    if store.password_env:
-        password = environment.get(store.password_env, "")
-        if not password:
-            why = f"the environment variable {store.password_env} is not set where Tandem runs"
-            raise ConfigError("the configuration", (Problem("store.password_env", why),))
     user = quote(store.username or "", safe="")
-    who = f"{user}:{quote(password, safe='')}@" if user or password else ""
+    password = quote(_password(config, store, environment), safe="")
+    who = f"{user}:{password}@" if user or password else ""
     return RedisStore(urlunsplit(parts._replace(netloc=who + parts.netloc)), store.name)
+
+
+def _password(config: Config, store: StoreConfig, environment: Mapping[str, str]) -> str:
+    if not (store.password_env or store.password_file):
+        return ""
+    file = Path(config.secrets.folder, store.password_file) if store.password_file else None
+    try:
+        return read_secret(store.password_env, file, environment)
+    except SecretError as error:
+        setting = "password_env" if store.password_env else "password_file"
+        problem = Problem(f"store.{setting}", str(error))
+        raise ConfigError("the configuration", (problem,)) from None

@@ -130,6 +130,8 @@ def of_request(ended: RequestEnded, trace: Trace) -> Values:
         told[words.FIRST_CHUNK] = ended.first_byte
     if ended.reason:
         told[words.REASON] = ended.reason
+    if ended.queued:
+        told[words.QUEUED] = sum(wait.seconds for wait in ended.queued)
     if ended.key:
         told[words.KEY] = ended.key
     if ended.blame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ import uvicorn
 
 from app.admin import admin_app
 from app.admin_guard import LARGEST_BODY, admin_address, is_loopback
+from app.audit import Audit
+from app.operators import Operator, Operators, Role
 from router.config import parse
 from router.fleet import Abilities
 from router.revisions import Revisions
@@ -32,9 +35,19 @@ policies:
 default: auto
 """
 TOKEN = "hunter2-admin-token"
+VIEWERS = "hunter2-viewers-token"
 ENVIRONMENT = {"SMALL_KEY": "hunter2-backend-key"}
 YAML = {"content-type": "application/yaml"}
 ANY = {"if-match": "*"}
+
+
+def known(token: str | None) -> Operators:
+    """An operator with this token, and a viewer, if there are tokens at all."""
+    if not token:
+        return Operators({})
+    return Operators(
+        {Operator("operator", Role.OPERATOR): token, Operator("vera", Role.VIEWER): VIEWERS}
+    )
 
 
 class Server(uvicorn.Server):
@@ -54,9 +67,12 @@ class Server(uvicorn.Server):
 
 
 @contextmanager
-def serving(token: str | None) -> Iterator[tuple[httpx.Client, Revisions]]:
-    revisions = Revisions(parse(TEXT, TABLE), TABLE, lambda _: None, ENVIRONMENT)
-    config = uvicorn.Config(admin_app(revisions, token), port=0, log_level="critical")
+def serving(
+    token: str | None, text: str = TEXT, audit: Audit | None = None
+) -> Iterator[tuple[httpx.Client, Revisions]]:
+    revisions = Revisions(parse(text, TABLE), TABLE, lambda _: None, ENVIRONMENT)
+    app = admin_app(revisions, known(token), audit=audit)
+    config = uvicorn.Config(app, port=0, log_level="critical")
     server = Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -294,6 +310,50 @@ def test_every_operation_but_health_needs_the_token(client: httpx.Client) -> Non
                 assert answer.headers["www-authenticate"] == "Bearer"
 
 
+SEEN_BY_VIEWERS = {"POST /admin/config/check"}
+"""What is no GET and changes nothing."""
+
+
+def test_a_viewer_sees_everything_and_changes_nothing(
+    admin: tuple[httpx.Client, Revisions],
+) -> None:
+    client, revisions = admin
+    asked = operations(client)
+    before = revisions.active
+    viewer = YAML | ANY | {"authorization": f"Bearer {VIEWERS}"}
+    for method, path in asked:
+        answer = client.request(method, path, headers=viewer, content=b"use: direct")
+        if method == "GET" or f"{method} {path}" in SEEN_BY_VIEWERS:
+            assert answer.status_code not in (401, 403), f"{method} {path}"
+        else:
+            error = refused(answer, 403, "operator_needed")
+            assert error["message"] == "vera is a viewer; this needs the role operator"
+    assert revisions.active is before
+
+
+OPEN = {"/healthz", "/admin/docs", "/admin/openapi.json"}
+"""What needs no token: it tells nothing of the configuration."""
+
+
+def routes(router: Any) -> Iterator[tuple[str, str]]:
+    """Every route, those that no description names included."""
+    for route in router.routes:
+        if (inner := getattr(route, "original_router", None)) is not None:
+            yield from routes(inner)
+        else:
+            yield from ((method, route.path) for method in sorted(route.methods))
+
+
+def test_every_route_asks_for_a_role(admin: tuple[httpx.Client, Revisions]) -> None:
+    client, revisions = admin
+    found = list(routes(admin_app(revisions, known(TOKEN))))
+    assert len(found) > len(operations(client))
+    for method, path in found:
+        filled = re.sub(r"{[^}]*}", "1", path)
+        answer = client.request(method, filled, headers={"authorization": "Bearer x"})
+        assert (answer.status_code == 401) is (path not in OPEN), f"{method} {path}"
+
+
 def test_a_body_is_not_read_before_the_token(client: httpx.Client) -> None:
     large = b"#" * (LARGEST_BODY + 1)
     answer = client.put("/admin/config", content=large, headers=YAML | {"authorization": "Bearer"})
@@ -334,7 +394,7 @@ def test_without_a_token_only_this_machine_is_answered() -> None:
     ],
 )
 def test_the_address(host: str, token: str | None, bound: str) -> None:
-    chosen, sentence = admin_address(AdminConfig(host=host, token_env="TOKEN"), token)
+    chosen, sentence = admin_address(AdminConfig(host=host, token_env="TOKEN"), known(token))
     assert chosen == bound
     assert token or is_loopback(chosen)
     assert ("token is required" if token else "set TOKEN") in sentence

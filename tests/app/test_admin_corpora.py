@@ -14,6 +14,7 @@ from tests.app.test_admin import ANY, TEXT, TOKEN, YAML, refused, serving
 from tests.app.test_corpus_files import pdf
 
 PATH = "/admin/corpora"
+INVALID = "invalid_config"
 BOOK = {
     "name": "book",
     "documents": [
@@ -121,13 +122,21 @@ def test_a_folder_is_imported_where_that_is_allowed(client: httpx.Client, tmp_pa
     folder = {"name": "book", "folder": "."}
     why = refused(client.post(PATH, json=folder), 422, "invalid_corpus")["message"]
     assert "corpora.import_from" in why
-    configure(client, "{folder: kept, import_from: shared}")
-    made = client.post(PATH, json=folder)
-    assert made.json()["folder"] == "kept/book"
-    assert [each["path"] for each in made.json()["problems"]] == ["b.bin"]
-    assert client.get(f"{PATH}/book").json()["entries"][0]["path"] == "sub/a.txt"
-    for wanted in ("..", "/etc", "link.txt", "sub/../.."):
-        refused(client.post(PATH, json={**folder, "folder": wanted}), 422, "invalid_corpus")
+    with serving(TOKEN, f"{TEXT}corpora: {{folder: kept, import_from: shared}}\n") as (other, _):
+        made = other.post(PATH, json=folder)
+        assert made.json()["folder"] == "kept/book"
+        assert [each["path"] for each in made.json()["problems"]] == ["b.bin"]
+        assert other.get(f"{PATH}/book").json()["entries"][0]["path"] == "sub/a.txt"
+        for wanted in ("..", "/etc", "link.txt", "sub/../.."):
+            refused(other.post(PATH, json={**folder, "folder": wanted}), 422, "invalid_corpus")
+
+
+@pytest.mark.parametrize("section", ["{folder: /tmp}", "{import_from: /etc}"])
+def test_an_operator_cannot_open_other_folders(client: httpx.Client, section: str) -> None:
+    """Which of the machine's files are read and written is said by whoever starts the gateway."""
+    text = f"{TEXT}corpora: {section}\n"
+    error = refused(client.put("/admin/config", content=text, headers=YAML | ANY), 422, INVALID)
+    assert error["problems"][0]["reason"].startswith("is set up once, at start")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import pytest_asyncio
 from app.admin import admin_app
 from app.serve import listening
 from deploy.pair.text import Codec
-from tests.running import CHAT, Running, config, eventually, http, running
+from tests.running import CHAT, OPERATORS, Running, config, eventually, http, running
 from tests.soak.asking import POLICIES, policies, prompts, rendered
 from tests.soak.hearing import Heard, Leaving, Said, ask, hear, session
 from tests.soak.judging import NEAR, Judge
@@ -349,7 +349,7 @@ async def nothing_left(gateway: Running, servers: list[Server]) -> None:
 @asynccontextmanager
 async def admin(running: Running) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the gateway's admin API."""
-    app: Any = admin_app(running.rooms.revisions, "token")
+    app: Any = admin_app(running.rooms.revisions, OPERATORS)
     told = {"authorization": "Bearer token", "if-match": "*"}
     async with listening(app) as url, http(url, **told) as operator:
         yield operator

@@ -135,13 +135,16 @@ async def test_no_key_no_prompt_and_no_answer_is_told_to_anyone(  # noqa: PLR091
     log = tmp_path / "log.jsonl"
     tree = locked(file, small, large, log={"file": str(log)})
     tree["models"]["small"]["api_key_env"] = "SMALL_KEY"
+    (tmp_path / "large").write_text("canary-file-key")
+    tree["models"]["large"]["api_key_file"] = "large"
+    tree["secrets"] = {"folder": str(tmp_path)}
     tree["default"] = "small"
     cascade = {"use": "cascade", "small": "small", "large": "large", "pattern": "x"}
     tree["policies"] = {"auto": cascade}
     tree["breaker"] = {"failures": 1000}
     running = await gateway(tree)
     echo = {"error": {"message": f"bad: {CANARY_PROMPT}", "code": 400}}
-    dead = {"error": {"message": f"dead at canary-backend-key {CANARY_ANSWER}"}}
+    dead = {"error": {"message": f"dead at canary-backend-key canary-file-key {CANARY_ANSWER}"}}
     small.plays(
         answers({"choices": [{"message": {"content": CANARY_ANSWER}}]}),
         streams(chunk({"content": CANARY_ANSWER})),
@@ -165,7 +168,8 @@ async def test_no_key_no_prompt_and_no_answer_is_told_to_anyone(  # noqa: PLR091
     told += (await running.client.get("/metrics")).text
     told += "".join(capfd.readouterr())
     canaries = [
-        *secrets.values(), CANARY_WRONG_KEY, "canary-backend-key", CANARY_PROMPT, CANARY_ANSWER,
+        *secrets.values(), CANARY_WRONG_KEY, "canary-backend-key", "canary-file-key",
+        CANARY_PROMPT, CANARY_ANSWER,
     ]  # fmt: skip
     for canary in canaries:
         assert canary not in told

@@ -26,7 +26,7 @@ from router.observe import Kept, Shadowed
 from router.phrases import route
 from router.steps import Request, Steps
 from tests.conftest import Started
-from tests.running import CHAT, MESSAGES, Config, Running, config, eventually, http
+from tests.running import CHAT, MESSAGES, OPERATORS, Config, Running, config, eventually, http
 from tests.scripted import DONE, Backend, answers, chunk, chunks, pauses, usage_event
 
 EVEN = {"use": "split", "weights": {"small": 1, "large": 1}, "sticky": False}
@@ -48,7 +48,7 @@ def learning(small: Backend, large: Backend, file: Path | None, **sections: Any)
 
 @asynccontextmanager
 async def admin(running: Running) -> AsyncIterator[httpx.AsyncClient]:
-    served: Any = admin_app(running.rooms.revisions, "token", running.rooms.decisions)
+    served: Any = admin_app(running.rooms.revisions, OPERATORS, running.rooms.decisions)
     async with listening(served) as url, http(url, authorization="Bearer token") as client:
         yield client
 

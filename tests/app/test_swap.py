@@ -13,7 +13,7 @@ import httpx
 from app.admin import admin_app
 from app.serve import listening
 from tests.conftest import Started
-from tests.running import Config, Running, config, eventually, http
+from tests.running import OPERATORS, Config, Running, config, eventually, http
 from tests.scripted import DONE, Backend, chunk, chunks, pauses, usage_event
 
 SWAPS = 20
@@ -23,7 +23,7 @@ CLIENTS = 8
 @asynccontextmanager
 async def admin(running: Running) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the gateway's admin API, on a listener of its own."""
-    app: Any = admin_app(running.rooms.revisions, "token")
+    app: Any = admin_app(running.rooms.revisions, OPERATORS)
     told = {"authorization": "Bearer token", "if-match": "*"}
     async with listening(app) as url, http(url, **told) as client:
         yield client

@@ -27,7 +27,18 @@ from app.admin import admin_app
 from app.serve import listening
 from tests.dashboards.asked import ROOT, boards, drawn, rules
 from tests.dashboards.promql import selectors
-from tests.running import NO_TLS, Config, Running, config, eventually, http, request, running, wire
+from tests.running import (
+    NO_TLS,
+    OPERATORS,
+    Config,
+    Running,
+    config,
+    eventually,
+    http,
+    request,
+    running,
+    wire,
+)
 from tests.scripted import (
     DONE,
     Backend,
@@ -191,7 +202,7 @@ async def load(gateway: Running) -> None:
         await client.send(request({"model": "day", "messages": said, "stream": True}))
         await client.until(b"Hel")
         client.reset()
-    served: Any = admin_app(gateway.rooms.revisions, "token", gateway.rooms.decisions)
+    served: Any = admin_app(gateway.rooms.revisions, OPERATORS, gateway.rooms.decisions)
     async with listening(served) as url, http(url, authorization="Bearer token") as operator:
         score = {"id": answer.headers["x-request-id"], "score": 0.5}
         assert (await operator.post("/admin/feedback", json=score)).status_code == 202

@@ -246,6 +246,8 @@ def rows(section: type[BaseModel], path: str = "") -> Iterator[str]:
         inside = plain(field.annotation)
         if get_origin(inside) is Mapping:
             inside, below = get_args(inside)[1], f"{here}.NAME."
+        elif get_origin(inside) is tuple:
+            inside, below = get_args(inside)[0], f"{here}.N."
         else:
             below = f"{here}."
         if isinstance(inside, type) and issubclass(inside, BaseModel):

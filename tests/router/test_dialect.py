@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import orjson
@@ -210,6 +211,16 @@ def test_the_last_usage_counts() -> None:
         b'data: {"usage":{"prompt_tokens":1}}\n\ndata: {"usage" : {"prompt_tokens":2}}'
     ) == (Usage(2))
     assert usage_in(b'{"choices":[],"usage":null}') is None
+
+
+def test_an_answer_that_never_closes_its_usage_costs_no_more_than_its_own_bytes() -> None:
+    answer = b'{"usage":{' + b"a" * (1 << 20)
+    tracemalloc.start()
+    try:
+        assert usage_in(answer) is None
+        assert tracemalloc.get_traced_memory()[1] < len(answer)
+    finally:
+        tracemalloc.stop()
 
 
 def test_usage_in_halves_is_put_together() -> None:

@@ -57,15 +57,23 @@ def test_the_path_is_the_surfaces() -> None:
     assert outgoing(Open("small", asked), pool()).path == "/v1/messages/count_tokens"
 
 
-def test_the_clients_key_stays_and_the_pools_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SMALL_KEY", "sk-pool")
+def test_the_clients_key_stays_and_the_pools_goes() -> None:
     asked = replace(request(), forwarded={"traceparent": "00-1-2-01"})
-    assert outgoing(Open("small", asked), pool(api_key_env="SMALL_KEY")).headers == {
+    settings = ModelConfig(backends=("http://a:1",), api_key_env="SMALL_KEY")
+    keyed = Pool("small", settings, BreakerConfig(), key="sk-pool")
+    assert outgoing(Open("small", asked), keyed).headers == {
         "content-type": "application/json",
         "x-request-id": asked.id,
         "traceparent": "00-1-2-01",
         "authorization": "Bearer sk-pool",
     }
+
+
+def test_no_header_of_a_client_takes_the_place_of_the_gateways_own() -> None:
+    theirs = {"authorization": "Bearer x", "x-request-id": "y", "content-type": "z"}
+    keyed = Pool("small", ModelConfig(backends=("http://a:1",)), BreakerConfig(), key="sk-pool")
+    asked = replace(request(), forwarded=theirs)
+    assert not set(theirs.values()) & set(outgoing(Open("small", asked), keyed).headers.values())
 
 
 @pytest.mark.parametrize(

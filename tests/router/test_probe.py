@@ -10,7 +10,7 @@ import pytest
 
 from router.faults import FaultError
 from router.fleet import Abilities
-from router.probe import FORCED, GATE, MANY, SAMPLE, probe
+from router.probe import FORCED, GATE, MANY, SAMPLE, Endpoint, probe
 from router.steps import Surface
 from tests.running import http
 from tests.scripted import Backend, Call, Script, answers, hangs_up
@@ -40,7 +40,7 @@ class Asked:
 
 async def test_all_that_vllm_tells(client: httpx.AsyncClient, small: Backend) -> None:
     asked = Asked(small)
-    found = await probe(client, small.url, "small")
+    found = await probe(Endpoint(client, small.url, {}), "small")
     assert found == Abilities(
         version="0.32.0",
         surfaces=frozenset(Surface),
@@ -58,9 +58,9 @@ async def test_all_that_vllm_tells(client: httpx.AsyncClient, small: Backend) ->
 
 
 async def test_tokenizers_are_told_apart(client: httpx.AsyncClient, small: Backend) -> None:
-    one = await probe(client, small.url, "small")
+    one = await probe(Endpoint(client, small.url, {}), "small")
     Asked(small, tokenize=answers({"tokens": [1, 2, 4]}))
-    other = await probe(client, small.url, "small")
+    other = await probe(Endpoint(client, small.url, {}), "small")
     assert one.tokenizer != other.tokenizer
 
 
@@ -82,7 +82,7 @@ async def test_the_limit_of_logprobs_stands_in_the_refusal(
             await answers({"choices": []})(call)
 
     Asked(small, completions=completions)
-    assert (await probe(client, small.url, "small")).max_logprobs == limit
+    assert (await probe(Endpoint(client, small.url, {}), "small")).max_logprobs == limit
 
 
 async def test_a_gate_in_the_engine(client: httpx.AsyncClient, small: Backend) -> None:
@@ -94,7 +94,7 @@ async def test_a_gate_in_the_engine(client: httpx.AsyncClient, small: Backend) -
         await answers({"choices": [{"token_ids": written}]})(call)
 
     asked = Asked(small, completions=completions, tokenize=answers({"tokens": sample}))
-    found = await probe(client, small.url, "small")
+    found = await probe(Endpoint(client, small.url, {}), "small")
     assert (found.gate, found.max_logprobs) == (151, MANY)
     probed = asked.bodies[-1]
     assert probed["vllm_xargs"] == {GATE: "probe", f"{GATE}_force": sample[1 : FORCED + 1]}
@@ -110,7 +110,7 @@ async def test_what_a_model_writes_by_itself_is_no_gate(
 ) -> None:
     completions = answers({"choices": [{"token_ids": written, "stop_reason": 151}]})
     Asked(small, completions=completions, tokenize=answers({"tokens": [1, 40, 41, 42]}))
-    assert (await probe(client, small.url, "small")).gate is None
+    assert (await probe(Endpoint(client, small.url, {}), "small")).gate is None
 
 
 async def test_what_is_not_answered_stays_unknown(
@@ -118,7 +118,7 @@ async def test_what_is_not_answered_stays_unknown(
 ) -> None:
     no = answers(b"not found", 404, "text/plain")
     Asked(small, version=no, openapi=hangs_up, tokenize=no, completions=hangs_up)
-    found = await probe(client, small.url, "small")
+    found = await probe(Endpoint(client, small.url, {}), "small")
     assert found == Abilities(served=("small",), context=4096)
 
 
@@ -139,5 +139,5 @@ async def test_without_its_model_a_backend_is_none(
 ) -> None:
     Asked(small, models=models)
     with pytest.raises(FaultError) as caught:
-        await probe(client, small.url, "small")
+        await probe(Endpoint(client, small.url, {}), "small")
     assert caught.value.fault.code == code
