@@ -51,16 +51,17 @@ class Exports:
         )
         if environ.get("OTEL_TRACES_EXPORTER") != "none":
             self.spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-        readers = []
+        self.measures: MeterProvider | None = None
         if environ.get("OTEL_METRICS_EXPORTER") != "none":
-            readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
-        self.measures = MeterProvider(readers, resource, shutdown_on_exit=False)
+            reader = PeriodicExportingMetricReader(OTLPMetricExporter())
+            self.measures = MeterProvider([reader], resource, shutdown_on_exit=False)
 
     def close(self, patience: float) -> None:
         """Send what is left, for so many seconds at most: a collector may be gone."""
         ending = [
             threading.Thread(target=one.shutdown, name="tandem-tracing-end", daemon=True)
             for one in (self.spans, self.measures)
+            if one is not None
         ]
         for thread in ending:
             thread.start()

@@ -92,7 +92,7 @@ class Tracing:
         self._sampler, self._kind, self._around = exports.spans.sampler, SpanKind.SERVER, around
         self._yes = Decision.RECORD_AND_SAMPLE
         self._spans = Spans(exports.spans, exports.ids)
-        self._measures = Measures(exports.measures)
+        self._measures = Measures(exports.measures) if exports.measures else None
         self._queue: deque[tuple[int, RequestEnded]] = deque()
         self._capacity = capacity
         self._interval = interval
@@ -140,7 +140,8 @@ class Tracing:
         while self._queue:
             at, ended = self._queue.popleft()
             try:
-                self._measures.count(ended)
+                if self._measures:
+                    self._measures.count(ended)
                 if ended.trace and ended.trace.sampled:
                     self._spans.tell(ended, ended.trace, at)
             except Exception:
