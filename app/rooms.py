@@ -26,6 +26,9 @@ from app.state.member import Member, member_name
 from app.state.places import Places, places
 from app.state.store import StoreError
 from app.tracing.tracing import opened
+from app.ui.history import History
+from app.ui.recent import Recent
+from app.ui.sources import Sources, families_of
 from policies import TABLE
 from router.alarms import Alarms
 from router.attempts import Shared
@@ -35,6 +38,7 @@ from router.health import Health
 from router.observe import Listener, Observers
 from router.pool import Pool
 from router.revisions import JournalError, Revision, Revisions, Swapped, first
+from router.sections import LimitsConfig
 from router.sleep import Sleep
 from router.upstream import Upstream
 
@@ -43,13 +47,14 @@ logger = logging.getLogger("tandem.state")
 
 @dataclass(frozen=True, slots=True)
 class Rooms:
-    """What serving is made of."""
+    """What serving is made of, and what the pages are told of it."""
 
     gateway: Gateway
     revisions: Revisions
     health: Health
     decisions: Decisions
     member: Member
+    sources: Sources
 
 
 @contextlib.asynccontextmanager
@@ -75,35 +80,39 @@ async def rooms(
         return revisions.runtime.pools.values()
 
     metrics = Metrics(pools, version("tandem-gateway"))
-    observe = Observers(metrics, *[one for one in (log, keys, tracing) if one], *listeners)
+    history, recent = History(families_of(metrics)), Recent()
+    hearing = [each for each in (log, keys, tracing) if each]
+    observe = Observers(metrics, recent, *hearing, *listeners)
     decisions = Decisions(config.decisions, observe)
     revisions = Revisions(document, TABLE, observe, journal=journal, past=past)
     member = Member(where.shared, revisions, name)
-    upstream = Upstream(limits.connect)
-    budget = RetryBudget(limits.retry_share, limits.retry_floor, time.monotonic)
-    alarms = Alarms()
-    shared = Shared(
-        upstream, budget, alarms, random.Random(), time.time, share=lambda: member.share
-    )
+    shared = _shared(limits, lambda: member.share)
     gateway = Gateway(revisions, shared, observe, metrics, decisions, keys, tracing)
     health = Health(observe)
     sleep = Sleep(observe, health.look_soon)
     _follow(revisions, sleep.follow, health.follow)  # whoever sleeps is not asked what it can do
-    keeping = [watch_lag(metrics), *([member.keep()] if where.together else [])]
+    keeping = [watch_lag(metrics), history.keep(), *([member.keep()] if where.together else [])]
     chores = [asyncio.create_task(c) for c in [*keeping, *([keys.keep()] if keys else [])]]
     try:
-        yield Rooms(gateway, revisions, health, decisions, member)
+        sources = Sources(revisions, gateway, history, recent.decisions, member)
+        yield Rooms(gateway, revisions, health, decisions, member, sources)
     finally:
         for chore in chores:
             chore.cancel()
         await sleep.close()
         await health.close()
-        await upstream.close()
-        alarms.close()
+        await shared.upstream.close()
+        shared.alarms.close()
         for closing in (decisions, log, tracing):
             if closing:
                 closing.close()
         await _signed_off(where, member, keys)
+
+
+def _shared(limits: LimitsConfig, share: Callable[[], float]) -> Shared:
+    budget = RetryBudget(limits.retry_share, limits.retry_floor, time.monotonic)
+    upstream = Upstream(limits.connect)
+    return Shared(upstream, budget, Alarms(), random.Random(), time.time, share=share)
 
 
 def _follow(revisions: Revisions, *followers: Swapped) -> None:
@@ -153,7 +162,7 @@ async def _keys(
         if store is not where.shared:
             store = where.shared
             logger.warning("%s: what keys spend counts since start only; see `store`", error)
-    return Keys(Path(config.keys.file), store, member, share=share)
+    return Keys(Path(config.keys.file), store, member, share=share, isolate=config.keys.isolate)
 
 
 def _alone_only(config: Config, where: Places) -> Iterator[Problem]:

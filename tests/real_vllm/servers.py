@@ -174,6 +174,7 @@ def vllm(
         "--generation-config": "vllm",  # the pair's own allows too few tokens to leave midway
     }
     flags = ["--enforce-eager", "--enable-auto-tool-choice", "--enable-scale-out"]
+    flags.append("--enable-prompt-tokens-details")
     command: list[str | Path] = [
         python, "-m", "vllm.entrypoints.openai.api_server",
         *(word for option in options.items() for word in option), *flags, *more,
