@@ -19,6 +19,7 @@ from app.keys import Admitted, Keys
 from app.pages import Page, health, model_card, models, ready
 from app.sink import CLOSE, AsgiSink, ClientGoneError, Receive, Scope, Send, read_body, too_large
 from app.together import Together
+from app.tracing.tracing import Tracing
 from router import errors, reserved
 from router.alarms import Alarms
 from router.answer import Answer
@@ -55,6 +56,7 @@ class Gateway:
     metrics: Together
     decisions: Decisions
     keys: Keys | None = None
+    tracing: Tracing | None = None
     draining: bool = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,6 +97,7 @@ class Gateway:
                 key=caller.name or None,
                 began=began,
                 baseline=runtime.pools[runtime.baseline].price,
+                trace=self.tracing.begin(request) if self.tracing else None,
             )
             try:
                 await self._drive(runtime, ledger, receive, send)

@@ -27,6 +27,7 @@ from app.state.member import Member, member_name
 from app.state.places import Places, places
 from app.state.store import StoreError
 from app.together import Together
+from app.tracing.tracing import opened
 from app.ui.history import History
 from app.ui.recent import Recent
 from app.ui.sources import Sources
@@ -75,6 +76,7 @@ async def rooms(
     name = member_name()
     keys = await _keys(config, where, name, lambda: member.share)
     log = Log(config.log.file) if config.log else None
+    tracing = opened(config.tracing)
 
     def pools() -> Collection[Pool]:
         return revisions.runtime.pools.values()
@@ -82,13 +84,13 @@ async def rooms(
     metrics = Metrics(pools, version("tandem-gateway"), lambda: members_now(member))
     together = Together(metrics, run and run / "metrics")
     history, recent = History(together.families), Recent()
-    hearing = [each for each in (log, keys) if each]
+    hearing = [each for each in (log, keys, tracing) if each]
     observe = Observers(metrics, recent, *hearing, *listeners)
     decisions = Decisions(config.decisions, observe)
     revisions = Revisions(document, TABLE, observe, journal=journal, past=past)
     member = Member(where.shared, revisions, name)
     shared = _shared(limits, lambda: member.share)
-    gateway = Gateway(revisions, shared, observe, together, decisions, keys)
+    gateway = Gateway(revisions, shared, observe, together, decisions, keys, tracing)
     health = Health(observe)
     sleep = Sleep(observe, health.look_soon)
     _follow(revisions, sleep.follow, health.follow)  # whoever sleeps is not asked what it can do
@@ -104,8 +106,10 @@ async def rooms(
             chore.cancel()
         for close in (sleep.close, health.close, shared.upstream.close, together.close):
             await close()
-        for end in (shared.alarms.close, decisions.close, *([log.close] if log else [])):
-            end()
+        shared.alarms.close()
+        for closing in (decisions, log, tracing):
+            if closing:
+                closing.close()
         await _signed_off(where, member, keys)
 
 
