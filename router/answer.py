@@ -199,7 +199,10 @@ class Answer:
 
     def _timing(self, now: float) -> str:
         total, waited = now - self._ledger.began, self._ledger.waited
-        return f"upstream;dur={waited * 1e3:.3f}, gateway;dur={(total - waited) * 1e3:.3f}"
+        timing = f"upstream;dur={waited * 1e3:.3f}, gateway;dur={(total - waited) * 1e3:.3f}"
+        if queued := sum(wait.seconds for wait in self._ledger.queued):
+            timing += f", queue;dur={queued * 1e3:.3f}"
+        return timing
 
     def _summary(self) -> Mapping[str, object]:
         ledger, now = self._ledger, monotonic()

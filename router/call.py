@@ -5,7 +5,8 @@ A part that was decoded for a policy is held, so that `Relay` can still pass on 
 Here live the two limits on silence (to the first part, between parts), the ways in which a backend
 can lie (wrong type, an error inside a 200, a stream that just stops), and the guard, which comes
 with the call's turn (at once, where the backend is awake) and is released when the answer is
-complete, or else when the call is closed, and in no other place.
+complete, or else when the call is closed, and in no other place; with it goes the place that the
+call has in its model's line.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from router.alarms import Alarms
 from router.backend import Backend
 from router.faults import Blame, Fault, FaultError
 from router.ledger import Tally
+from router.line import Place
 from router.patience import Patience
 from router.refusals import still_asleep
 from router.sections import LimitsConfig
@@ -89,6 +91,7 @@ class Call:
         self.attempt = attempt
         self.tally = tally
         self.held: deque[bytes] = deque()
+        self.place: Place | None = None
         self.surface = outgoing.surface
         self.complete = self.emitting = False
         self._backend = backend
@@ -283,7 +286,7 @@ class Call:
     def _complete(self) -> None:
         """Nothing more comes: a policy may keep it for long (a draft), its server is free."""
         self.complete = True
-        self._turn.leave(None)
+        self._leave(None)
 
     async def finish(self) -> None:
         """A complete stream may keep its connection."""
@@ -299,7 +302,13 @@ class Call:
         self._patience.stop()
         if self._reply:
             self._reply.close()
+        self._leave(blame)
+
+    def _leave(self, blame: Blame | None) -> None:
         self._turn.leave(blame)
+        if self.place:
+            self.place.leave()
+            self.place = None
 
 
 def silent(seconds: float, code: str) -> FaultError:

@@ -144,7 +144,7 @@ class Drive:
             case Emit():
                 return await self._emit(step)
             case Open():
-                return self._attempts.open(step, self._frames[-1].until)
+                return await self._attempts.open(step, self._frames[-1].until)
             case Relay():
                 return await self._relay(self._attempts.known(step.attempt))
             case Note():
@@ -245,7 +245,7 @@ class Drive:
             raise PolicyError("only an open attempt of a chat or a completion can be emitted from")
         if self.answer.committed and not self.answer.composer:
             raise PolicyError("the answer was relayed: nothing can be emitted into it")
-        live.call.emits(len(step.tokens))
+        self._attempts.emits(live, len(step.tokens))
         if self.answer.composer is None:
             self.answer.composer = Composer(self.ledger.request, int(self.shared.wall()))
         if part := self.answer.composer.emit(step):
