@@ -19,6 +19,7 @@ from router.asking import asker
 from router.backend import Backend
 from router.faults import Blame, FaultError
 from router.observe import BackendChanged, Listener
+from router.origins import exhausted
 from router.pool import Pool
 from router.probe import Endpoint, probe
 from router.runtime import Runtime
@@ -105,6 +106,8 @@ class Health:
         except httpx.TimeoutException:
             raise
         except httpx.HTTPError as error:
+            if exhausted(error):  # that is no news of the backend
+                return backend.healthy, backend.why
             return False, f"{settings.path}: {error!r}"
         except FaultError as error:
             return False, error.fault.message
