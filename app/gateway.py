@@ -71,6 +71,10 @@ class Gateway:
         else:
             await self._page(scope, send)
 
+    def patience(self) -> float:
+        """Seconds that a client may take to send its request, and to read on."""
+        return self.revisions.runtime.config.limits.client
+
     # ------------------------------------------------------------------------------ calls
 
     async def _call(self, surface: Surface, scope: Scope, receive: Receive, send: Send) -> None:

@@ -285,6 +285,8 @@ class LimitsConfig(Section):
     """Longest wait for the next event in the middle of an answer."""
     keepalive: Seconds = 15.0
     """Silence on a stream after which the client is sent an SSE comment."""
+    client: Seconds = 60.0
+    """Longest wait for a client: until its request has arrived, and until it reads on."""
     body_mb: Megabytes = 20.0
     """Largest request body, in MiB."""
     answer_mb: Megabytes = 64.0
