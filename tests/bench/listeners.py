@@ -24,6 +24,7 @@ from app.decisions import Decisions, Served
 from app.keys import Keys, new_key
 from app.log import CAPACITY, Log
 from app.metrics import GAP, Metrics
+from app.ui.recent import Recent
 from policies import TABLE
 from router.config import Form, parse
 from router.observe import AttemptEnded, RequestEnded
@@ -114,6 +115,11 @@ def log_figures(folder: Path) -> None:
     log.close()
 
 
+def page_figures() -> None:
+    recent, ended = Recent(), request(3, 64)
+    tell("pages: one decision kept", microseconds(lambda: recent(ended)))
+
+
 def key_figures(folder: Path) -> None:
     secret, entry = new_key("alice")
     never_met = 10**9
@@ -185,6 +191,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         metrics_figures()
         log_figures(Path(name))
+        page_figures()
         key_figures(Path(name))
         asyncio.run(decision_figures(Path(name)))
 
