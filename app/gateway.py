@@ -19,7 +19,7 @@ from app.keys import Admitted, Keys
 from app.metrics import Metrics
 from app.pages import Page, health, model_card, models, ready
 from app.sink import CLOSE, AsgiSink, ClientGoneError, Receive, Scope, Send, read_body, too_large
-from router import errors
+from router import errors, reserved
 from router.alarms import Alarms
 from router.answer import Answer
 from router.attempts import Shared
@@ -75,35 +75,47 @@ class Gateway:
         began = time.monotonic()
         runtime, caller = self.revisions.runtime, NOBODY
         try:
-            caller = self._admit(scope)
-            request = await self._read(surface, scope, receive, runtime)
+            caller = await self._admit(scope)
+            request = caller.own(await self._read(surface, scope, receive, runtime))
             self._allow(request.target, caller, runtime)
         except ClientGoneError:
-            return
+            caller.leave()
         except FaultError as error:
+            caller.leave()
             page = self._refusal(error.fault, surface, caller)
             if error.fault.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
                 await page.send_while_reading(send, receive)
             else:
                 await page.send(send)
-            return
-        ledger = Ledger(
-            request=request,
-            policy=request.target,
-            revision=runtime.revision,
-            key=caller.name or None,
-            began=began,
-            baseline=runtime.pools[runtime.baseline].price,
-        )
-        await self._drive(runtime, ledger, receive, send)
+        else:
+            ledger = Ledger(
+                request=request,
+                policy=request.target,
+                revision=runtime.revision,
+                key=caller.name or None,
+                began=began,
+                baseline=runtime.pools[runtime.baseline].price,
+            )
+            try:
+                await self._drive(runtime, ledger, receive, send)
+            finally:
+                caller.leave()
 
-    def _admit(self, scope: Scope) -> Admitted:
+    async def _admit(self, scope: Scope) -> Admitted:
         if self.keys is None:
             return NOBODY
-        admitted = self.keys.admit(scope["headers"])
+        admitted = await self.keys.admit(scope["headers"])
         if isinstance(admitted, Fault):
             raise FaultError(admitted)
         return admitted
+
+    def _known(self, scope: Scope) -> Admitted:
+        if self.keys is None:
+            return NOBODY
+        known = self.keys.known(scope["headers"])
+        if isinstance(known, Fault):
+            raise FaultError(known)
+        return known
 
     def _allow(self, target: str, caller: Admitted, runtime: Runtime) -> None:
         """Raise unless this caller may use `target`, and there is one; in that order, so that a
@@ -127,7 +139,9 @@ class Gateway:
             elif name == b"content-encoding" and value != b"identity":
                 raise FaultError(encoded(value.decode("latin-1")))
         raw = await read_body(receive, limit)
-        return parse(surface, raw, headers, runtime.default, self.shared.rng)
+        request = parse(surface, raw, headers, runtime.default, self.shared.rng)
+        reserved.check(request.body, runtime.config.requests)
+        return request
 
     async def _drive(self, runtime: Runtime, ledger: Ledger, receive: Receive, send: Send) -> None:
         limits = runtime.config.limits
@@ -196,7 +210,7 @@ class Gateway:
     def _models(self, scope: Scope, name: str, runtime: Runtime) -> Page:
         caller = NOBODY
         try:
-            caller = self._admit(scope)
+            caller = self._known(scope)
             if not name:
                 return self._told(models(runtime, caller.may_use))
             self._allow(name, caller, runtime)

@@ -30,7 +30,8 @@ class Abilities:
     `surfaces` are the APIs it serves; `max_logprobs` the most alternatives it returns per token;
     `token_ids` whether it takes and returns token ids; `tokenizer` how it splits the probe's sample
     text, equal for equal tokenizers; `derender` whether it reads tool calls and reasoning out of
-    tokens that others wrote; `gate` the token on which a rule inside its engine stops a request.
+    tokens that others wrote; `gate` the token on which a rule inside its engine stops a request;
+    `salts` whether it keeps the prefixes of requests with another `cache_salt` apart.
     """
 
     version: str | None = None
@@ -42,6 +43,7 @@ class Abilities:
     tokenizer: tuple[int, ...] | None = None
     derender: bool | None = None
     gate: int | None = None
+    salts: bool | None = None
 
     @property
     def fingerprint(self) -> str | None:
@@ -56,7 +58,9 @@ class ModelView:
     """One model at one moment: `params_b` in billions (active), `context` in tokens.
 
     `wake` is how many seconds its answer must be expected to begin later, since none of its
-    backends is awake: 0 where one is, infinite where none can be woken as things are.
+    backends is awake: 0 where one is, infinite where none can be woken as things are. `queue` is
+    the same for a place in its line, `queue_low` for a request of low priority: 0 where one is
+    free, infinite where the request would be refused.
     """
 
     name: str
@@ -67,6 +71,8 @@ class ModelView:
     healthy: int
     in_flight: int
     wake: float = 0.0
+    queue: float = 0.0
+    queue_low: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -122,6 +122,13 @@ class Section(BaseModel):
 
 # ------------------------------------------------------------------------------------ the sections
 
+Reserved: TypeAlias = Literal[
+    "kv_transfer_params", "ec_transfer_params", "kv_cache_report_mode", "prompt_embeds",
+    "image_embeds", "audio_embeds", "video_embeds", "priority",
+]  # fmt: skip
+"""Fields of bodies that are between the gateway and its backends."""
+MediaHost = Annotated[str, Field(pattern=r"^(\*|[a-z0-9.-]+|\[[0-9a-f:.]+\])$")]
+
 
 class ListenConfig(Section):
     """Where clients connect."""
@@ -195,6 +202,8 @@ class KeysConfig(Section):
 
     file: Text
     """The file of client keys, relative to the directory that Tandem is started in."""
+    isolate: bool = True
+    """Whether backends keep the prefix caches of keys apart (`cache_salt`)."""
 
 
 class PriceConfig(Section):
@@ -204,6 +213,19 @@ class PriceConfig(Section):
     """USD per million tokens of the prompt."""
     output: Amount = 0.0
     """USD per million tokens of the answer."""
+
+
+class QueueConfig(Section):
+    """How many answers a model's servers write at once, and who may wait for that."""
+
+    in_flight: Annotated[int, Field(ge=1, le=1_000_000)]
+    """Most answers that each of its servers writes at once: vLLM's `--max-num-seqs`, as a rule."""
+    waiting: Annotated[int, Field(ge=0, le=1_000_000)] = 256
+    """Most requests of each priority that wait for a place; further ones are refused."""
+    longest: Seconds = 10.0
+    """Longest wait for a place; whoever would wait longer is refused at once."""
+    floor: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Share of the places that come free that those in line get who would not be first."""
 
 
 class ModelConfig(Section):
@@ -231,12 +253,23 @@ class ModelConfig(Section):
     """Memory that each of its servers takes while awake, in GiB; counts on hosts with a budget."""
     sleep: Sleeping = None
     """Lets its servers sleep while others need their memory: `true`, or the settings below."""
+    queue: QueueConfig | None = None
+    """Limits how much its servers do at once; without it, whatever comes is sent on at once."""
 
     @model_validator(mode="after")
     def _one_key(self) -> Self:
         if self.api_key_env is not None and self.api_key_file is not None:
             raise ValueError("api_key_file: the key is in one place; api_key_env names another")
         return self
+
+
+class RequestsConfig(Section):
+    """What clients may put into a body that is refused otherwise."""
+
+    allow: tuple[Reserved, ...] = ()
+    """Reserved fields that clients may set all the same."""
+    media_hosts: tuple[MediaHost, ...] = ()
+    """Hosts that backends may fetch images, audio, video and files from; `*` for any."""
 
 
 class LimitsConfig(Section):
@@ -249,7 +282,7 @@ class LimitsConfig(Section):
     first_token: Seconds = 120.0
     """Longest silence of a backend before the first byte of its answer."""
     idle: Seconds = 60.0
-    """Longest silence of a backend in the middle of an answer."""
+    """Longest wait for the next event in the middle of an answer."""
     keepalive: Seconds = 15.0
     """Silence on a stream after which the client is sent an SSE comment."""
     body_mb: Megabytes = 20.0
