@@ -28,6 +28,7 @@ from app.metrics import GAP, Metrics
 from app.state.memory import MemoryStore
 from app.tracing.export import Exports
 from app.tracing.tracing import Tracing
+from app.ui.recent import Recent
 from policies import TABLE
 from router.config import Form, parse
 from router.observe import AttemptEnded, RequestEnded
@@ -116,6 +117,11 @@ def log_figures(folder: Path) -> None:
     few = CAPACITY // 10  # all repeats together must fit into the queue
     tell("log: one request", microseconds(lambda: log(ended), few))
     log.close()
+
+
+def page_figures() -> None:
+    recent, ended = Recent(), request(3, 64)
+    tell("pages: one decision kept", microseconds(lambda: recent(ended)))
 
 
 def key_figures(folder: Path) -> None:
@@ -228,6 +234,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         metrics_figures()
         log_figures(Path(name))
+        page_figures()
         key_figures(Path(name))
         tracing_figures()
         asyncio.run(decision_figures(Path(name)))

@@ -217,7 +217,7 @@ class Answer {
 
   *tell() {
     const written = Object.entries(this.written);
-    if (written.length) {
+    if (total(this.written)) {
       const told = written.map(([model, n]) => `${model} ${n}`).join(" + ");
       yield ["written by", told, split(written.map(([model, n]) => [this.styles[model] || "", n]))];
       yield [`by ${this.large}`, percent(this.share)];
@@ -366,4 +366,5 @@ class Playground {
 tellTimes(document);
 const bar = document.querySelector("[data-refresh]");
 if (bar) keepFresh(bar);
+if (find("scriptless")) find("scriptless").hidden = true;
 if (find("ask")) new Playground(find("playground"));
