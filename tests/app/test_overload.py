@@ -233,3 +233,28 @@ async def test_a_swap_lets_in_those_who_wait(gateway: Started, small: Backend) -
     gate.opens(4)
     assert [(await task).status_code for task in tasks] == [200] * 4
     assert line(running).taken == 0
+
+
+async def test_a_cheaper_model_answers_what_would_wait_too_long(
+    gateway: Started, small: Backend, large: Backend
+) -> None:
+    gate = Gate()
+    small.plays(gate.script)
+    tree = limited(small, large, waiting=1)
+    overload = {"use": "overload", "target": "small", "cheaper": "large", "wait": 0}
+    tree["policies"] = {"auto": overload}
+    running = await gateway(tree)
+    (known,) = await asked(running, 1)
+    gate.opens()
+    await known  # from now on it is known how long a place is held
+    (first,) = await asked(running, 1, model="auto")
+    runtime = running.rooms.revisions.runtime
+    await eventually(lambda: runtime.snapshot().models["small"].queue > 0)
+    other = await running.post(model="auto")
+    assert other.headers["x-tandem-reason"].startswith("overloaded; a place with small would take")
+    assert other.headers["x-tandem-models"].startswith("large=")
+    gate.opens()
+    assert (await first).headers["x-tandem-models"].startswith("small=")
+    await running.ended(3)
+    page = await running.metrics()
+    assert page["tandem_reasons_total"]["auto", "overloaded"] == 1
