@@ -12,7 +12,7 @@ from router.config import Form
 from router.line import Line
 from tests.conftest import Started
 from tests.running import CHAT, Config, Running, config, eventually, request, wire
-from tests.scripted import Backend, Call, Script, vllm
+from tests.scripted import Backend, Call, Script, answers, vllm
 
 
 class Gate:
@@ -83,8 +83,8 @@ async def test_requests_take_turns_and_the_rest_is_told_to_come_back(
     page = await running.metrics()
     assert page["tandem_queued"]["small", "high"] == 1
     gate.opens(2)
-    answers = [task.result() for task in tasks if await task]
-    assert sorted(answer.status_code for answer in answers) == [200, 200, 503]
+    told = [(await task).status_code for task in tasks]
+    assert sorted(told) == [200, 200, 503]
     await running.ended(3)
     page = await running.metrics()
     assert page["tandem_shed_total"]["small", "high", "full"] == 1
@@ -216,6 +216,26 @@ async def test_a_fallback_takes_what_is_shed(
     assert other.headers["x-tandem-reason"].startswith("fell_back; from small: too many requests")
     gate.opens()
     await first
+
+
+async def test_nobody_waits_on_when_the_last_server_is_lost(
+    gateway: Started, small: Backend
+) -> None:
+    gate = Gate()
+    small.plays(gate.script)
+    running = await gateway({**limited(small), "health": {"every": 0.02}})
+    (hangs,) = await asked(running, 1)
+    waiting = await asked(running, 2)
+    await waits(running, 2)
+    usual, small.asked = small.asked, answers({"error": {"message": "dead"}}, 500)
+    for task in waiting:
+        answer = await task
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_backend")
+    assert not hangs.done()
+    small.asked = usual
+    gate.opens()
+    assert (await hangs).status_code == 200
+    assert line(running).taken == 0
 
 
 async def test_a_swap_lets_in_those_who_wait(gateway: Started, small: Backend) -> None:
