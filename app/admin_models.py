@@ -154,6 +154,8 @@ class AbilitiesView(View):
     """Whether it reads tool calls and reasoning out of tokens that others wrote."""
     gate: int | None
     """The token on which a rule inside the engine stops a request; null without such a rule."""
+    salts: bool | None
+    """Whether it keeps the prefix caches of tenants apart (`cache_salt`)."""
 
 
 class SleepView(View):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from app.decisions import Decisions
@@ -19,7 +19,7 @@ from app.keys import Admitted, Keys
 from app.metrics import Metrics
 from app.pages import Page, health, model_card, models, ready
 from app.sink import CLOSE, AsgiSink, ClientGoneError, Receive, Scope, Send, read_body, too_large
-from router import errors
+from router import errors, reserved
 from router.alarms import Alarms
 from router.answer import Answer
 from router.attempts import Shared
@@ -76,10 +76,8 @@ class Gateway:
         runtime, caller = self.revisions.runtime, NOBODY
         try:
             caller = await self._admit(scope)
-            request = await self._read(surface, scope, receive, runtime)
+            request = caller.own(await self._read(surface, scope, receive, runtime))
             self._allow(request.target, caller, runtime)
-            if caller.low:
-                request = replace(request, low=True)
         except ClientGoneError:
             caller.leave()
         except FaultError as error:
@@ -141,7 +139,9 @@ class Gateway:
             elif name == b"content-encoding" and value != b"identity":
                 raise FaultError(encoded(value.decode("latin-1")))
         raw = await read_body(receive, limit)
-        return parse(surface, raw, headers, runtime.default, self.shared.rng)
+        request = parse(surface, raw, headers, runtime.default, self.shared.rng)
+        reserved.check(request.body, runtime.config.requests)
+        return request
 
     async def _drive(self, runtime: Runtime, ledger: Ledger, receive: Receive, send: Send) -> None:
         limits = runtime.config.limits

@@ -8,6 +8,7 @@
         tokens_per_minute: 100000
         spend_usd: 25
         priority: low                  # others go first where requests wait; without it: high
+        isolate: false                 # shares what backends cache with others of that kind
       - {name: bob, sha256: "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752",
          disabled: true}
 
@@ -60,6 +61,7 @@ class KeyEntry(BaseModel):
     tokens_per_minute: Annotated[int, Field(gt=0)] | None = None
     spend_usd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     priority: Literal["high", "low"] = "high"
+    isolate: bool = True
     disabled: bool = False
 
     @property

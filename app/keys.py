@@ -26,7 +26,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
@@ -37,6 +37,8 @@ from app.state.store import Store, StoreError
 from app.state.use import asking, left
 from router.faults import Blame, Fault
 from router.observe import Observation, RequestEnded
+from router.steps import Request
+from router.wire import bad
 
 __all__ = ["Admitted", "KeyEntry", "Keys", "KeysError", "new_key"]
 
@@ -68,18 +70,37 @@ class Admitted:
     """Who calls: the key's configured name, what it may put into `model`, and whether others go
     first.
 
-    One call has it, and calls `leave` once when it is over.
+    `seed` makes the salt of what backends cache for it; without one it shares their caches. One
+    call has it, and calls `leave` once when it is over.
     """
 
     name: str
     models: frozenset[str] | None
     low: bool = False
+    seed: bytes = field(default=b"", repr=False, compare=False)
     account: Account | None = field(default=None, compare=False, repr=False)
     reserved: float = field(default=0.0, compare=False)
 
     def may_use(self, target: str) -> bool:
         """Whether the key may name this model or policy."""
         return self.models is None or target in self.models
+
+    def own(self, request: Request) -> Request:
+        """`request`, as this key's: others may go first, and nobody else can find its prefixes in a
+        backend's cache by its timing.
+
+        The salt is an HMAC under the key's digest, which no other client knows, of the salt that
+        the client itself chose. Raises `FaultError` if that is no string.
+        """
+        if self.low:
+            request = replace(request, low=True)
+        if not self.seed:
+            return request
+        chosen = request.body.get("cache_salt")
+        if not isinstance(chosen, str | None):
+            raise bad("cache_salt must be a string", "cache_salt")
+        salt = hmac.new(self.seed, (chosen or "").encode("utf-8", "replace"), hashlib.sha256)
+        return replace(request, salt=salt.hexdigest())
 
     def refusal(self, target: str) -> Fault | None:
         """None if the key may use `target`; else OpenAI's answer, which hides what exists."""
@@ -100,7 +121,8 @@ class Keys:
 
     Reads the file when it is built; raises `KeysError`. Later changes are taken up by `refresh`,
     which `keep` calls for ever. What is used is told to `store`, as `member` of those that share
-    it; `share` is this process's part of what all may do. `now` is monotonic seconds.
+    it; `share` is this process's part of what all may do. `isolate`: backends are to keep what they
+    cache for different keys apart. `now` is monotonic seconds.
     """
 
     def __init__(
@@ -110,12 +132,14 @@ class Keys:
         member: str,
         *,
         share: Callable[[], float] = lambda: 1.0,
+        isolate: bool = True,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._file = file
         self._store = store
         self._member = member
         self._share = share
+        self._isolate = isolate
         self._now = now
         self._away = -math.inf
         self._ailing = False
@@ -135,16 +159,20 @@ class Keys:
             await self._more(account)
         if fault := account.refusal(now):
             return fault
-        entry = account.entry
-        low = entry.priority == "low"
-        return Admitted(entry.name, entry.models, low, account, account.enter())
+        admitted = self._named(account.entry)
+        admitted.account, admitted.reserved = account, account.enter()
+        return admitted
 
     def known(self, headers: Headers) -> Admitted | Fault:
         """Who asks with these headers what there is; counts nothing."""
         account = self._of(headers)
         if isinstance(account, Fault):
             return account
-        return Admitted(account.entry.name, account.entry.models)
+        return self._named(account.entry)
+
+    def _named(self, entry: KeyEntry) -> Admitted:
+        seed = entry.digest if self._isolate and entry.isolate else b""
+        return Admitted(entry.name, entry.models, entry.priority == "low", seed)
 
     def _of(self, headers: Headers) -> Account | Fault:
         secret = _presented(headers)

@@ -151,7 +151,7 @@ async def _keys(
         if store is not where.shared:
             store = where.shared
             logger.warning("%s: what keys spend counts since start only; see `store`", error)
-    return Keys(Path(config.keys.file), store, member, share=share)
+    return Keys(Path(config.keys.file), store, member, share=share, isolate=config.keys.isolate)
 
 
 def _alone_only(config: Config, where: Places) -> Iterator[Problem]:

@@ -24,7 +24,7 @@ from router.faults import Blame, Fault, FaultError
 from router.ledger import Ledger, Tally
 from router.line import Place
 from router.outgoing import hidden_by, outgoing
-from router.pool import Pool
+from router.pool import Pool, seen_by
 from router.refusals import PolicyError, no_room, not_served, nowhere, too_late
 from router.runtime import Runtime
 from router.steps import Attempt, Event, Failed, Next, Open, TimedOut
@@ -100,7 +100,7 @@ class Attempts:
         return self._admission
 
     def _open(self, pool: Pool, step: Open, until: float, place: Place | None) -> Attempt:
-        prompt = step.request.raw or self.ledger.request.raw
+        prompt = seen_by(step.request.salt, step.request.raw or self.ledger.request.raw)
         backend = pool.pick(prompt, step.avoid, self.shared.rng, step.prefer)
         if backend is None:
             return self._unplace(step, nowhere(pool, step.avoid))

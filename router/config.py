@@ -41,6 +41,7 @@ from router.sections import (
     LogConfig,
     ModelConfig,
     Name,
+    RequestsConfig,
     SecretsConfig,
     Section,
     StoreConfig,
@@ -76,6 +77,7 @@ class Config(Section):
     """The model that savings are counted against; by default the most expensive one."""
     shadow: str | None = None
     """The policy or model whose decisions are compared with those that serve; it serves nobody."""
+    requests: RequestsConfig = RequestsConfig()
     limits: LimitsConfig = LimitsConfig()
     health: HealthConfig = HealthConfig()
     breaker: BreakerConfig = BreakerConfig()

@@ -30,7 +30,8 @@ class Abilities:
     `surfaces` are the APIs it serves; `max_logprobs` the most alternatives it returns per token;
     `token_ids` whether it takes and returns token ids; `tokenizer` how it splits the probe's sample
     text, equal for equal tokenizers; `derender` whether it reads tool calls and reasoning out of
-    tokens that others wrote; `gate` the token on which a rule inside its engine stops a request.
+    tokens that others wrote; `gate` the token on which a rule inside its engine stops a request;
+    `salts` whether it keeps the prefixes of requests with another `cache_salt` apart.
     """
 
     version: str | None = None
@@ -42,6 +43,7 @@ class Abilities:
     tokenizer: tuple[int, ...] | None = None
     derender: bool | None = None
     gate: int | None = None
+    salts: bool | None = None
 
     @property
     def fingerprint(self) -> str | None:

@@ -13,7 +13,7 @@ from router.call import Outgoing
 from router.dialect import OPENAI_STREAMS
 from router.pool import Pool
 from router.splice import splice
-from router.steps import Open, Request
+from router.steps import Open, Request, Surface
 
 ANSWERED_IN = {
     "logprobs": "logprobs",
@@ -34,6 +34,10 @@ def outgoing(step: Open, pool: Pool) -> Outgoing:
         asked = request.body.get("stream_options") or {}
         if asked.get("include_usage") is not True:
             changes["stream_options"] = {**asked, "include_usage": True}
+    if "request_id" in request.body:
+        changes["request_id"] = request.id  # a client's own would stand in logs and file names
+    if request.surface is not Surface.COUNT_TOKENS:  # which caches nothing
+        changes |= salted(request, pool)
     return Outgoing(
         path=f"/v1/{request.surface.value}",
         body=splice(request.raw, request.body, changes),
@@ -42,6 +46,15 @@ def outgoing(step: Open, pool: Pool) -> Outgoing:
         stream=request.stream,
         prompt=_tokens(changes.get("prompt", request.body.get("prompt"))),
     )
+
+
+def salted(request: Request, pool: Pool) -> Mapping[str, str]:
+    """The field by which the pool's backends keep what they cache for this tenant to itself.
+
+    Not sent to those that do not know it: they would ignore it, or refuse the request.
+    """
+    known = pool.abilities.salts is not False
+    return {"cache_salt": request.salt} if request.salt and known else {}
 
 
 def _tokens(prompt: Any) -> int | None:

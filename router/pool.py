@@ -34,6 +34,11 @@ UNKNOWN_LATENCY = 0.001
 """Seconds assumed before the first answer: small, so that a new backend is tried soon."""
 
 
+def seen_by(salt: str, prompt: bytes) -> bytes:
+    """What is remembered of a prompt: nothing that a request with another salt would match."""
+    return salt.encode() + prompt[: MOST_BLOCKS * BLOCK] if salt else prompt
+
+
 def prefix_blocks(prompt: bytes) -> list[int]:
     """Chained hashes of the prompt's leading blocks: equal lists mean equal prefixes."""
     chain, blocks = 0, []

@@ -94,6 +94,7 @@ async def probe(asked: Endpoint, served_as: str) -> Abilities:
         token_ids=await _token_ids(asked, served_as, ids),
         tokenizer=None if ids is None else tuple(ids),
         derender=_derender(paths),
+        salts=await _salts(asked, served_as),
         gate=await _gate(asked, served_as, ids),
     )
 
@@ -170,6 +171,21 @@ async def _gate(asked: Endpoint, model: str, ids: list[int] | None) -> int | Non
             return reserved
         case _:
             return None
+
+
+async def _salts(asked: Endpoint, model: str) -> bool | None:
+    """Whether it knows `cache_salt`: it takes a good one and refuses one that is empty."""
+    taken = []
+    for salt in ("probe", ""):
+        body = {"model": model, "prompt": "1", "max_tokens": 1, "cache_salt": salt}
+        try:
+            status = (await asked.post(COMPLETIONS, body)).status_code
+        except httpx.HTTPError:
+            return None
+        if status not in (httpx.codes.OK, httpx.codes.BAD_REQUEST):
+            return None
+        taken.append(status == httpx.codes.OK)
+    return taken == [True, False]
 
 
 def _choice(completion: Json | None) -> Json | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -122,6 +122,13 @@ class Section(BaseModel):
 
 # ------------------------------------------------------------------------------------ the sections
 
+Reserved: TypeAlias = Literal[
+    "kv_transfer_params", "ec_transfer_params", "kv_cache_report_mode", "prompt_embeds",
+    "image_embeds", "audio_embeds", "video_embeds", "priority",
+]  # fmt: skip
+"""Fields of bodies that are between the gateway and its backends."""
+MediaHost = Annotated[str, Field(pattern=r"^(\*|[a-z0-9.-]+|\[[0-9a-f:.]+\])$")]
+
 
 class ListenConfig(Section):
     """Where clients connect."""
@@ -195,6 +202,8 @@ class KeysConfig(Section):
 
     file: Text
     """The file of client keys, relative to the directory that Tandem is started in."""
+    isolate: bool = True
+    """Whether backends keep the prefix caches of keys apart (`cache_salt`)."""
 
 
 class PriceConfig(Section):
@@ -252,6 +261,15 @@ class ModelConfig(Section):
         if self.api_key_env is not None and self.api_key_file is not None:
             raise ValueError("api_key_file: the key is in one place; api_key_env names another")
         return self
+
+
+class RequestsConfig(Section):
+    """What clients may put into a body that is refused otherwise."""
+
+    allow: tuple[Reserved, ...] = ()
+    """Reserved fields that clients may set all the same."""
+    media_hosts: tuple[MediaHost, ...] = ()
+    """Hosts that backends may fetch images, audio, video and files from; `*` for any."""
 
 
 class LimitsConfig(Section):

@@ -16,7 +16,7 @@ from router.backend import Backend
 from router.call import silent
 from router.dialect import fault_of, message_in
 from router.faults import Blame, FaultError
-from router.outgoing import headers
+from router.outgoing import headers, salted
 from router.patience import Patience
 from router.pool import Pool
 from router.steps import Embed, Parse, Parsed, Render, Request, Spell, Vectors
@@ -54,7 +54,7 @@ class Asked:
 
     async def answer(self, path: str, body: Mapping[str, Any]) -> Any:
         """The JSON that it answers with, its load counted. Raises `FaultError`."""
-        named = {**self.named, **body}
+        named = {**self.named, **body, **salted(self.request, self.pool)}
         guard = self.backend.enter()
         blame: Blame | None = Blame.GONE
         patience = Patience(self.shared.alarms, self.limit)
@@ -121,6 +121,7 @@ async def parsed(asked: Asked, step: Parse) -> Parsed:
     """The answer as the backend's own parsers read it (vLLM's derender). Raises `FaultError`."""
     choice = {"index": 0, "token_ids": step.tokens, "finish_reason": step.reason}
     chat = {**asked.request.body, **asked.named, "stream": False, "n": 1, "stream_options": None}
+    chat["request_id"] = asked.request.id
     body = {
         "generate_response": {"request_id": asked.request.id, "choices": [choice]},
         "prompt_token_ids": step.prompt[-NEAR:],

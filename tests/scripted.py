@@ -353,6 +353,9 @@ class Backend:
         body = call.json
         if call.path == "/tokenize":
             await answers({"tokens": [1, 2, 3]})(call)
+        elif body.get("cache_salt") == "":
+            said = "Parameter 'cache_salt' must be a non-empty string if provided."
+            await answers({"error": {"message": said, "code": 400}}, 400)(call)
         elif body.get("logprobs"):
             said = "Requested sample logprobs of 1000, which is greater than max allowed: 20"
             await answers({"error": {"message": said, "code": 400}}, 400)(call)

@@ -2,7 +2,7 @@
 
 Knows the fields of the OpenAI and vLLM APIs (vLLM 0.32, `entrypoints/openai/*/protocol.py`) and
 their types. Must not know models or tokens: whether a value makes sense is asked in `asks`. Fields
-without a meaning here (`user`, `priority`, `cache_salt`, ...) are accepted and ignored, as there.
+without a meaning here (`user`, `priority`, ...) are accepted and ignored, as there.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class GenerationBody(BaseModel):
 
     model: str | None = None
     request_id: str | None = None
+    cache_salt: str | None = None
     n: int | None = 1
     stream: bool | None = False
     stream_options: StreamOptions | None = None

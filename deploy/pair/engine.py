@@ -60,6 +60,7 @@ class Job:
 
     `logprobs` is how many of the likeliest tokens to report with each one (None: no report);
     `logprob_ids` names tokens to report instead; `prompt_logprobs` asks the same of the prompt.
+    Only jobs of the same `salt` reuse each other's prefixes.
     """
 
     prompt: tuple[int, ...]
@@ -70,6 +71,7 @@ class Job:
     prompt_logprobs: int | None = None
     skip_special: bool = True
     gate: Gate | None = None
+    salt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,7 @@ class Engine:
         room = min(len(job.prompt) + job.stopping.max_tokens, self.graph.shape.context)
         # Scores of the prompt need every position's logits, so nothing of it may be skipped.
         reuse = job.prompt_logprobs is None
-        generation.cache = self._prefixes.take(job.prompt, room, reuse)
+        generation.cache = self._prefixes.take(job.prompt, room, reuse, job.salt)
         known = len(generation.cache.tokens)
         generation.unfed = list(job.prompt[known:])
         self.counters.prompt_tokens += len(job.prompt)

@@ -103,13 +103,17 @@ class Graph:
 
 
 class KVCache:
-    """The keys and values of one token sequence, and the outputs of the last tokens fed to it."""
+    """The keys and values of one token sequence, and the outputs of the last tokens fed to it.
+
+    Only those of the same `salt` may see how much of it is there.
+    """
 
     def __init__(self, generator: genai.Generator, capacity: int, size: int) -> None:
         self._generator = generator
         self.capacity = capacity
         self.bytes = size
         self.tokens: list[int] = []
+        self.salt: str | None = None
 
     def feed(self, tokens: Sequence[int]) -> None:
         """Run the model over these tokens, after those already here."""

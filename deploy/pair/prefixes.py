@@ -29,18 +29,24 @@ class PrefixPool:
         """Memory of all that are kept."""
         return sum(each.bytes for each in self._idle)
 
-    def take(self, prompt: Sequence[int], room: int, reuse: bool = True) -> KVCache:
+    def take(
+        self, prompt: Sequence[int], room: int, reuse: bool = True, salt: str | None = None
+    ) -> KVCache:
         """A cache with `room` for that many tokens, holding as much of `prompt` as is known.
 
         A kept cache is used where it saves at least half of the prompt: it loses what it held
         beyond the common prefix, and a first turn should not cost another chat its whole history.
-        Of equally good ones the shortest goes, because it loses least.
+        Of equally good ones the shortest goes, because it loses least. One that was filled under
+        another `salt` is not looked at: nobody can tell by the time what others have asked.
         """
-        fitting = [cache for cache in self._idle if reuse and cache.capacity >= room]
+        kept = [cache for cache in self._idle if cache.salt == salt]
+        fitting = [cache for cache in kept if reuse and cache.capacity >= room]
         shared = {cache: common_prefix(cache.tokens, prompt) for cache in fitting}
         best = max(fitting, key=lambda cache: (shared[cache], -len(cache.tokens)), default=None)
         if best is None or 2 * shared[best] < len(prompt):
-            return self._graph.cache(room)
+            fresh = self._graph.cache(room)
+            fresh.salt = salt
+            return fresh
         self._idle.remove(best)
         best.rewind(min(shared[best], len(prompt) - 1))
         return best

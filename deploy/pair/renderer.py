@@ -32,6 +32,8 @@ from policies.gate.settings import GateSettings
 
 # OpenAI's default for /v1/completions.
 _COMPLETION_TOKENS = 16
+LONGEST_SALT = 128
+"""Characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,7 @@ class Renderer:
         check_logprobs(prompt_logprobs, "prompt_logprobs", vocabulary)
         if body.logprob_token_ids and logprobs is None:
             refuse("when using `logprob_token_ids`, `logprobs` must be set.", "logprob_token_ids")
+        check_salt(body.cache_salt)
         gate = self._gate(body)
         return [
             Job(
@@ -164,6 +167,7 @@ class Renderer:
                 prompt_logprobs=prompt_logprobs,
                 skip_special=body.skip_special_tokens,
                 gate=self.gates.make(gate),
+                salt=body.cache_salt,
             )
             for prompt in fitted
             for choice in range(choices(body))
@@ -177,6 +181,18 @@ class Renderer:
         if asked and body.min_tokens:
             refuse("A gate cannot stop an answer before its min_tokens: leave one out.")
         return asked
+
+
+def check_salt(salt: str | None) -> None:
+    """Refuse what vLLM refuses."""
+    if salt == "":
+        refuse("Parameter 'cache_salt' must be a non-empty string if provided.", "cache_salt")
+    if salt and (len(salt) > LONGEST_SALT or any(mark in salt for mark in "@/\\\0")):
+        refuse(
+            "Parameter 'cache_salt' must be at most 128 characters and must not contain "
+            "'@', '/', '\\', or NUL.",
+            "cache_salt",
+        )
 
 
 def _check_messages(body: ChatMessages) -> None:

@@ -253,3 +253,14 @@ def test_damaged_files_are_named(small: Path, tmp_path: Path) -> None:
     shutil.copytree(small / "onnx", folder, dirs_exist_ok=True)
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
         Engine(tmp_path)
+
+
+def test_a_prefix_is_kept_for_its_salt_alone(engine: Engine, small: Path) -> None:
+    """As in vLLM: nobody can tell by the time what others have asked."""
+    asked = job(engine, "The quick brown fox jumps over the lazy dog.")
+    hits = []
+    for salt in ("a", "a", "b", None, "b", None):
+        before = engine.counters.prefix_hits
+        engine.generate(replace(asked, salt=salt))
+        hits.append(engine.counters.prefix_hits > before)
+    assert hits == [False, True, False, False, True, True]

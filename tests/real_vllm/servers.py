@@ -172,6 +172,7 @@ def vllm(python: Path, model: Path, logs: Path, gate: dict[str, str]) -> Iterato
         "--generation-config": "vllm",  # the pair's own allows too few tokens to leave midway
     }
     flags = ["--enforce-eager", "--enable-auto-tool-choice", "--enable-scale-out"]
+    flags.append("--enable-prompt-tokens-details")
     command: list[str | Path] = [
         python, "-m", "vllm.entrypoints.openai.api_server",
         *(word for option in options.items() for word in option), *flags,

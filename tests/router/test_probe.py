@@ -50,9 +50,10 @@ async def test_all_that_vllm_tells(client: httpx.AsyncClient, small: Backend) ->
         token_ids=True,
         tokenizer=(1, 2, 3),
         derender=False,
+        salts=True,
         gate=None,
     )
-    assert [body["model"] for body in asked.bodies] == ["small"] * 4
+    assert [body["model"] for body in asked.bodies] == ["small"] * 6
     assert asked.bodies[0]["prompt"] == SAMPLE
     assert all(body["max_tokens"] <= FORCED + 1 for body in asked.bodies[1:])
 
