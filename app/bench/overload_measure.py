@@ -44,9 +44,11 @@ SMALL_SLOTS, SMALL_FASTER = 4, 4
 """The smaller model writes four times as many answers at once, each in a quarter of the time."""
 WARM = 2.0
 """Patiences before anything counts: by then whoever waits without a limit has waited in vain."""
-SHARE = Target(0.9)
-"""Of the peak that must be left at three times the capacity."""
+ALONE = ("unlimited", "queue")
+"""Where the large model answers alone: its peak is the best of all that these gave."""
 AT = 3.0
+TARGETS = {"queue": Target(0.9)}
+"""The share of the peak that must be left at three times the capacity."""
 MODELS = re.compile(rb"\r\nx-tandem-models: *([^\r=]*)", re.IGNORECASE)
 DONE = b"data: [DONE]"
 
@@ -240,16 +242,15 @@ def _point(
 
 
 def _figures(points: Sequence[Point]) -> Iterator[Figure]:
-    """What is left of each configuration's own peak at three times the capacity."""
+    """Goodput at three times the capacity, beside the most that the large model ever gave alone."""
     for way in WAYS:
         left = []
         for repetition in sorted({point.repetition for point in points}):
-            own = {p.load: p.good for p in points if (p.way, p.repetition) == (way, repetition)}
-            if AT in own and max(own.values()):
-                left.append(own[AT] / max(own.values()))
+            own = [point for point in points if point.repetition == repetition]
+            peak = max(point.good for point in own if point.way in ALONE)
+            left += [p.good / peak for p in own if peak and (p.way, p.load) == (way, AT)]
         if left:
-            target = None if way == "unlimited" else SHARE
-            yield summary(f"goodput at {AT:g}x / peak, {way}", left, "", target)
+            yield summary(f"goodput at {AT:g}x / peak, {way}", left, "", TARGETS.get(way))
 
 
 def _table(points: Sequence[Point]) -> str:

@@ -16,17 +16,19 @@ def point(way: str, load: float, good: float, repetition: int = 0) -> Point:
     return Point(way, load, 40 * load, good, 0.1, 0.2, 0.0, 0.5, repetition)
 
 
-def test_what_is_left_is_a_share_of_each_ones_own_peak() -> None:
+def test_what_is_left_is_a_share_of_the_large_models_peak() -> None:
     points = [
-        *(point("queue", load, good) for load, good in ((1.0, 40.0), (3.0, 38.0))),
+        *(point("queue", load, good) for load, good in ((1.0, 36.0), (3.0, 38.0))),
         *(point("queue", load, good, 1) for load, good in ((1.0, 40.0), (3.0, 30.0))),
         *(point("unlimited", load, good) for load, good in ((1.0, 40.0), (3.0, 4.0))),
+        *(point("overload", load, good) for load, good in ((1.0, 40.0), (3.0, 120.0))),
     ]
     found = {figure.name: figure for figure in _figures(points)}
     queue = found["goodput at 3x / peak, queue"]
     assert (queue.value, queue.low, queue.high) == (0.85, 0.75, 0.95)
     assert queue.met is False
     assert found["goodput at 3x / peak, unlimited"].value == 0.1
+    assert found["goodput at 3x / peak, overload"].value == 3.0
     assert found["goodput at 3x / peak, unlimited"].met is None
 
 
