@@ -90,7 +90,7 @@ class Attempts:
             return self._unplace(step, place)
         attempt = self._open(pool, step, until, place)
         if place and attempt.number < 0:
-            place.leave()
+            place.return_unused()
         return attempt
 
     def _admitted(self) -> Admission:

@@ -88,6 +88,7 @@ class Health:
                 backend.probed &= healthy  # another version may come back in its place
                 state = "healthy" if healthy else "unhealthy"
                 self._observe(BackendChanged(pool.name, backend.name, state, why))
+                pool.line.admit()  # there are more places, or none to wait for
             backend.why = why
             self._asked[backend].set()
             with contextlib.suppress(TimeoutError):
