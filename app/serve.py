@@ -29,6 +29,7 @@ from app.admin import admin_app
 from app.admin_audit import note_start
 from app.admin_guard import admin_address
 from app.audit import Audit
+from app.connection import Connection
 from app.gateway import Gateway
 from app.operators import operators_of, renew
 from app.report import backends_report, welcome
@@ -207,7 +208,7 @@ def _server(app: object, finish: float = DRAIN) -> Listening:
     return Listening(
         uvicorn.Config(
             app,  # type: ignore[arg-type]  # ours is stricter about its messages than uvicorn's
-            http="httptools",
+            http=Connection,
             loop="none",
             ws="none",
             lifespan="off",
