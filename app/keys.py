@@ -34,6 +34,7 @@ from app.keyfile import PREFIX, KeyEntry, KeysError, load
 from app.limits import Bucket, Spending
 from router.faults import Blame, Fault
 from router.observe import Observation, RequestEnded
+from router.sections import LONGEST_NAME
 from router.steps import Request
 from router.wire import bad
 
@@ -92,7 +93,8 @@ class Admitted:
         """None if the key may use `target`; else OpenAI's answer, which hides what exists."""
         if self.may_use(target):
             return None
-        message = f"The model `{target}` does not exist, or this API key may not use it."
+        shown = target[:LONGEST_NAME]
+        message = f"The model `{shown}` does not exist, or this API key may not use it."
         return Fault(Blame.CLIENT, message, 404, "model_not_found", "model")
 
 

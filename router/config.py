@@ -204,16 +204,23 @@ def _check_names(tree: Mapping[str, Any], built: Mapping[str, Policy]) -> Iterat
         yield ("default",), f"there are several; say which one: {', '.join(policies or models)}"
 
 
+OWN = "this secret is the gateway's own: it is not for backends"
+
+
 def _check_keys(config: Config) -> Iterator[Complaint]:
-    """Complain where the token of an operator would be sent to backends."""
+    """Complain where a token of an operator, or the store's password, would go to backends."""
     tokens = config.admin.tokens
-    variables = {config.admin.token_env, *(token.token_env for token in tokens)} - {None}
-    files = {token.token_file for token in tokens} - {None}
+    variables = {config.admin.token_env, *(token.token_env for token in tokens)}
+    files = {token.token_file for token in tokens}
+    if config.store:
+        variables.add(config.store.password_env)
+        files.add(config.store.password_file)
+    variables, files = variables - {None}, files - {None}
     for name, model in config.models.items():
         if model.api_key_env in variables:
-            yield ("models", name, "api_key_env"), "an admin token is not for backends"
+            yield ("models", name, "api_key_env"), OWN
         if model.api_key_file in files:
-            yield ("models", name, "api_key_file"), "an admin token is not for backends"
+            yield ("models", name, "api_key_file"), OWN
 
 
 def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
