@@ -19,7 +19,7 @@ TOOLS = $(VENV)/.tools
 CODE = app router policies deploy tests
 
 .DELETE_ON_ERROR:
-.PHONY: help run test test-all vllm-test soak check format lock pair embedder dashboards train-tools clean
+.PHONY: help run test test-all vllm-test soak faults check format lock pair embedder dashboards train-tools clean
 
 help:  ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 12
@@ -33,7 +33,8 @@ test: $(TOOLS)  ## Run the tests on the embedded pair, in less than three minute
 test-all: $(TOOLS)  ## Run every test: also the slow ones, and those against a real vLLM
 	@PYTHON=$(BIN)/python tests/real_vllm/install.sh
 	@PYTHON=$(BIN)/python tests/deploy/install.sh
-	@$(BIN)/python -m pytest -m "" $(ARGS)
+	@$(BIN)/python -m pytest -m "not faults" $(ARGS)
+	@$(BIN)/python -m pytest -m faults -n auto tests/faults
 
 vllm-test: $(TOOLS)  ## Run only the tests against a real vLLM, which is installed if need be
 	@PYTHON=$(BIN)/python tests/real_vllm/install.sh
@@ -41,6 +42,9 @@ vllm-test: $(TOOLS)  ## Run only the tests against a real vLLM, which is install
 
 soak: $(TOOLS)  ## Ask for 10,000 answers by two models while servers die and clients leave
 	@$(BIN)/python -m pytest -m soak tests/soak --soak-answers 10000 $(ARGS)
+
+faults: $(TOOLS)  ## Break everything that can break, and print what came of it
+	@$(BIN)/python -m pytest -m faults -n auto tests/faults $(ARGS)
 
 check: $(TOOLS)  ## Check format, style and types
 	@$(BIN)/ruff format --check $(CODE)

@@ -76,35 +76,47 @@ class Gateway:
         began = time.monotonic()
         runtime, caller = self.revisions.runtime, NOBODY
         try:
-            caller = self._admit(scope)
+            caller = await self._admit(scope)
             request = caller.own(await self._read(surface, scope, receive, runtime))
             self._allow(request.target, caller, runtime)
         except ClientGoneError:
-            return
+            caller.leave()
         except FaultError as error:
+            caller.leave()
             page = self._refusal(error.fault, surface, caller)
             if error.fault.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
                 await page.send_while_reading(send, receive)
             else:
                 await page.send(send)
-            return
-        ledger = Ledger(
-            request=request,
-            policy=request.target,
-            revision=runtime.revision,
-            key=caller.name or None,
-            began=began,
-            baseline=runtime.pools[runtime.baseline].price,
-        )
-        await self._drive(runtime, ledger, receive, send)
+        else:
+            ledger = Ledger(
+                request=request,
+                policy=request.target,
+                revision=runtime.revision,
+                key=caller.name or None,
+                began=began,
+                baseline=runtime.pools[runtime.baseline].price,
+            )
+            try:
+                await self._drive(runtime, ledger, receive, send)
+            finally:
+                caller.leave()
 
-    def _admit(self, scope: Scope) -> Admitted:
+    async def _admit(self, scope: Scope) -> Admitted:
         if self.keys is None:
             return NOBODY
-        admitted = self.keys.admit(scope["headers"])
+        admitted = await self.keys.admit(scope["headers"])
         if isinstance(admitted, Fault):
             raise FaultError(admitted)
         return admitted
+
+    def _known(self, scope: Scope) -> Admitted:
+        if self.keys is None:
+            return NOBODY
+        known = self.keys.known(scope["headers"])
+        if isinstance(known, Fault):
+            raise FaultError(known)
+        return known
 
     def _allow(self, target: str, caller: Admitted, runtime: Runtime) -> None:
         """Raise unless this caller may use `target`, and there is one; in that order, so that a
@@ -199,7 +211,7 @@ class Gateway:
     def _models(self, scope: Scope, name: str, runtime: Runtime) -> Page:
         caller = NOBODY
         try:
-            caller = self._admit(scope)
+            caller = self._known(scope)
             if not name:
                 return self._told(models(runtime, caller.may_use))
             self._allow(name, caller, runtime)

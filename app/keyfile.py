@@ -7,6 +7,7 @@
         requests_per_minute: 60        # each limit is optional
         tokens_per_minute: 100000
         spend_usd: 25
+        priority: low                  # others go first where requests wait; without it: high
         isolate: false                 # shares what backends cache with others of that kind
       - {name: bob, sha256: "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752",
          disabled: true}
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -59,6 +60,7 @@ class KeyEntry(BaseModel):
     requests_per_minute: Annotated[int, Field(gt=0)] | None = None
     tokens_per_minute: Annotated[int, Field(gt=0)] | None = None
     spend_usd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    priority: Literal["high", "low"] = "high"
     isolate: bool = True
     disabled: bool = False
 

@@ -12,8 +12,8 @@ from timing about a digest says nothing about its key.
 A key lives here for the length of one call and is never kept, shown or logged: errors, log lines
 and metrics know the configured name only, and tests look for canary keys in all of them.
 
-Admission is a dict lookup on the event loop, about 3 us (`python -m tests.bench.listeners`). All
-that reads or writes a disk is in `refresh`, off the loop.
+Admission is a dict lookup and some arithmetic on the event loop (`python -m tests.bench.listeners`)
+as long as what the store has granted (`app.account`) suffices; else the store is asked first.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import math
 import secrets
-import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
+from app.account import Account
 from app.keyfile import PREFIX, KeyEntry, KeysError, load
-from app.limits import Bucket, Spending
+from app.state.store import Store, StoreError
+from app.state.use import asking, left
 from router.faults import Blame, Fault
 from router.observe import Observation, RequestEnded
 from router.sections import LONGEST_NAME
@@ -44,7 +47,10 @@ SECRET_BYTES = 32
 """256 bits: as strong as the hash that it is kept under."""
 
 REFRESH = 1.0
-"""Seconds between two looks at the file, and between two savings of what was spent."""
+"""Seconds between two looks at the file, between two times that the store is told what was used,
+and until it is asked again after it could not be reached."""
+TOGETHER = 100
+"""Keys whose use is told at once."""
 
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 """As ASGI gives them: names in lower case."""
@@ -60,27 +66,35 @@ def new_key(name: str) -> tuple[str, KeyEntry]:
     return secret, KeyEntry(name=name, sha256=hashlib.sha256(secret.encode()).hexdigest())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admitted:
-    """Who calls: the key's configured name, and what it may put into `model`.
+    """Who calls: the key's configured name, what it may put into `model`, and whether others go
+    first.
 
-    `seed` makes the salt of what backends cache for it; without one it shares their caches.
+    `seed` makes the salt of what backends cache for it; without one it shares their caches. One
+    call has it, and calls `leave` once when it is over.
     """
 
     name: str
     models: frozenset[str] | None
+    low: bool = False
     seed: bytes = field(default=b"", repr=False, compare=False)
+    account: Account | None = field(default=None, compare=False, repr=False)
+    reserved: float = field(default=0.0, compare=False)
 
     def may_use(self, target: str) -> bool:
         """Whether the key may name this model or policy."""
         return self.models is None or target in self.models
 
     def own(self, request: Request) -> Request:
-        """`request`, whose prefixes nobody else can find in a backend's cache by its timing.
+        """`request`, as this key's: others may go first, and nobody else can find its prefixes in a
+        backend's cache by its timing.
 
         The salt is an HMAC under the key's digest, which no other client knows, of the salt that
         the client itself chose. Raises `FaultError` if that is no string.
         """
+        if self.low:
+            request = replace(request, low=True)
         if not self.seed:
             return request
         chosen = request.body.get("cache_salt")
@@ -97,81 +111,72 @@ class Admitted:
         message = f"The model `{shown}` does not exist, or this API key may not use it."
         return Fault(Blame.CLIENT, message, 404, "model_not_found", "model")
 
-
-class _Account:
-    """One key and its use so far."""
-
-    __slots__ = ("admitted", "digest", "entry", "requests", "saved", "tokens", "unsaved")
-
-    def __init__(self, entry: KeyEntry, now: float, isolate: bool) -> None:
-        self.entry = entry
-        self.digest = entry.digest
-        seed = entry.digest if isolate and entry.isolate else b""
-        self.admitted = Admitted(entry.name, entry.models, seed)
-        self.requests = _bucket(entry.requests_per_minute, now)
-        self.tokens = _bucket(entry.tokens_per_minute, now)
-        self.saved = 0.0
-        self.unsaved = 0.0
-
-    def inherit(self, old: _Account, now: float) -> None:
-        """Go on from what an earlier entry of the same name has used."""
-        if self.requests and old.requests:
-            self.requests.inherit(old.requests, now)
-        if self.tokens and old.tokens:
-            self.tokens.inherit(old.tokens, now)
-        self.saved, self.unsaved = old.saved, old.unsaved
-
-    def move(self, usd: float) -> None:
-        """Count `usd` as saved from now on."""
-        self.unsaved -= usd
-        self.saved += usd
-
-    def refusal(self, now: float) -> Fault | None:
-        """Why this key may not call now, or None; then the request is counted."""
-        entry = self.entry
-        if entry.disabled:
-            return _unauthorised("This API key is disabled. Ask the operator for another one.")
-        if entry.spend_usd is not None and self.saved + self.unsaved >= entry.spend_usd:
-            return _quota(entry.spend_usd)
-        if self.tokens is not None and (wait := self.tokens.wait(now)):
-            return _too_fast(f"{entry.tokens_per_minute} tokens", wait)
-        if self.requests is not None:
-            if wait := self.requests.wait(now):
-                return _too_fast(f"{entry.requests_per_minute} requests", wait)
-            self.requests.take(1, now)
-        return None
+    def leave(self) -> None:
+        """The call is over: what it had reserved is free again."""
+        if self.account is not None:
+            self.account.leave(self.reserved)
+            self.account = None
 
 
 class Keys:
     """The keys of one file. A listener too: an ended request is charged to its key.
 
-    Reads the file, and what was spent before, when it is built; raises `KeysError`. Later changes
-    are taken up by `refresh`, which `keep` calls for ever. What is spent is kept beside the file,
-    or in `spending` (the file's folder may be read-only). `isolate`: backends are to keep what
-    they cache for different keys apart. `now` is monotonic seconds.
+    Reads the file when it is built; raises `KeysError`. Later changes are taken up by `refresh`,
+    which `keep` calls for ever. What is used is told to `store`, as `member` of those that share
+    it; `share` is this process's part of what all may do. `isolate`: backends are to keep what they
+    cache for different keys apart. `now` is monotonic seconds.
     """
 
     def __init__(
         self,
         file: Path,
+        store: Store,
+        member: str,
         *,
-        spending: Path | None = None,
+        share: Callable[[], float] = lambda: 1.0,
         isolate: bool = True,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._file = file
+        self._store = store
+        self._member = member
+        self._share = share
         self._isolate = isolate
-        self._spending = Spending(spending or file.with_suffix(".spend.sqlite"))
         self._now = now
+        self._away = -math.inf
         self._ailing = False
-        self._by_name: dict[str, _Account] = {}
-        self._by_digest: dict[bytes, _Account] = {}
+        self._asking = asyncio.Lock()
+        self._by_name: dict[str, Account] = {}
+        self._by_digest: dict[bytes, Account] = {}
         self._stamp = _stamp(file)
         self._use(load(file))
-        self._settled({}, self._save({}))
 
-    def admit(self, headers: Headers) -> Admitted | Fault:
+    async def admit(self, headers: Headers) -> Admitted | Fault:
         """Who calls with these headers, or why they may not. Counts one request if they may."""
+        account = self._of(headers)
+        if isinstance(account, Fault):
+            return account
+        now = self._now()
+        if account.lacks(now):
+            await self._more(account)
+        if fault := account.refusal(now):
+            return fault
+        admitted = self._named(account.entry)
+        admitted.account, admitted.reserved = account, account.enter()
+        return admitted
+
+    def known(self, headers: Headers) -> Admitted | Fault:
+        """Who asks with these headers what there is; counts nothing."""
+        account = self._of(headers)
+        if isinstance(account, Fault):
+            return account
+        return self._named(account.entry)
+
+    def _named(self, entry: KeyEntry) -> Admitted:
+        seed = entry.digest if self._isolate and entry.isolate else b""
+        return Admitted(entry.name, entry.models, entry.priority == "low", seed)
+
+    def _of(self, headers: Headers) -> Account | Fault:
         secret = _presented(headers)
         if not secret:
             return _unauthorised(
@@ -179,11 +184,13 @@ class Keys:
             )
         digest = hashlib.sha256(secret).digest()
         account = self._by_digest.get(digest)
-        if account is None or not hmac.compare_digest(account.digest, digest):
+        if account is None or not hmac.compare_digest(account.entry.digest, digest):
             return _unauthorised(
                 "Incorrect API key. Check that it is complete, or ask the operator for a new one."
             )
-        return account.refusal(self._now()) or account.admitted
+        if account.entry.disabled:
+            return _unauthorised("This API key is disabled. Ask the operator for another one.")
+        return account
 
     def __call__(self, observation: Observation) -> None:
         """Charge an ended request: the tokens that the client saw, the cost of all that was run."""
@@ -192,10 +199,8 @@ class Keys:
         account = self._by_name.get(observation.key)
         if account is None:
             return  # removed from the file while its request was in flight
-        account.unsaved += observation.cost
-        if account.tokens is not None:
-            usage = observation.delivered
-            account.tokens.take(usage.prompt + usage.completion, self._now())
+        usage = observation.delivered
+        account.charge(observation.cost, usage.prompt + usage.completion)
 
     async def keep(self, interval: float = REFRESH) -> None:
         """Call `refresh` for ever. The app starts it as a task."""
@@ -204,9 +209,8 @@ class Keys:
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Save what was spent and take up a changed file; a broken one keeps the old keys."""
-        spent = self._taken()
-        self._settled(spent, await asyncio.to_thread(self._save, spent))
+        """Tell what was used and take up a changed file; a broken one keeps the old keys."""
+        await self.settle()
         stamp = await asyncio.to_thread(_stamp, self._file)
         if stamp == self._stamp:
             return
@@ -217,50 +221,63 @@ class Keys:
         except KeysError as error:
             logger.warning("the old keys stay in use: %s", error)
 
-    def close(self) -> None:
-        """Save what was spent since the last refresh."""
-        spent = self._taken()
-        self._settled(spent, self._save(spent))
+    async def settle(self) -> None:
+        """Tell the store what was used, and give back what is not needed now."""
+        async with self._asking:
+            unsettled = [a for a in self._by_name.values() if a.unsettled]
+            for few in batched(unsettled, TOGETHER):
+                await self._exchange(few, more=False)
+
+    async def _more(self, account: Account) -> None:
+        """Ask the store until it has said what this account may do now.
+
+        Twice at most: an answer that was lost before is asked for again, and then the new one.
+        """
+        async with self._asking:
+            for _ in range(2):
+                if account.lacks(self._now()):
+                    await self._exchange([account], more=True)
+
+    async def _exchange(self, accounts: Sequence[Account], *, more: bool) -> None:
+        share = self._share()
+        if self._now() < self._away:
+            for account in accounts:
+                account.missed(share, self._now())
+            return
+        asks = {a.entry.name: a.ask(self._member, share, more=more) for a in accounts}
+        try:
+            said = await self._store.change({_name(n): asking(ask) for n, ask in asks.items()})
+        except StoreError as error:
+            self._away = self._now() + REFRESH
+            if not self._ailing:
+                logger.warning("%s; keys go on with what they were granted", error)
+            self._ailing = True
+            for account in accounts:
+                account.missed(share, self._now())
+            return
+        self._ailing = False
+        for account in accounts:
+            ask = asks[account.entry.name]
+            account.took(ask, left(said[_name(account.entry.name)], ask), self._now())
 
     def _use(self, entries: list[KeyEntry]) -> None:
-        now = self._now()
-        accounts = [_Account(entry, now, self._isolate) for entry in entries]
-        for account in accounts:
-            if old := self._by_name.get(account.entry.name):
-                account.inherit(old, now)
+        accounts = [self._by_name.get(entry.name) or Account(entry) for entry in entries]
+        for account, entry in zip(accounts, entries, strict=True):
+            account.renew(entry)
         self._by_name = {account.entry.name: account for account in accounts}
-        self._by_digest = {account.digest: account for account in accounts}
+        self._by_digest = {account.entry.digest: account for account in accounts}
 
-    def _taken(self) -> dict[str, float]:
-        """What is to be saved. It counts as saved from here on, lest it be saved twice."""
-        spent = {name: a.unsaved for name, a in self._by_name.items() if a.unsaved}
-        for name, usd in spent.items():
-            self._by_name[name].move(usd)
-        return spent
 
-    def _save(self, spent: dict[str, float]) -> dict[str, float] | None:
-        """Everybody's totals with `spent` added; None if they cannot be kept."""
-        try:
-            totals = self._spending.add(spent)
-        except sqlite3.Error as error:
-            if not self._ailing:
-                logger.warning(
-                    "%s: cannot keep what keys spend (%s): limits in USD count since start only."
-                    " Make the folder writable, or name another place for this file.",
-                    self._spending.path,
-                    error,
-                )
-            self._ailing = True
-            return None
-        self._ailing = False
-        return totals
+def batched(accounts: Sequence[Account], size: int) -> Iterator[list[Account]]:
+    """The accounts, so many at a time."""
+    rest = iter(accounts)
+    while few := list(islice(rest, size)):
+        yield few
 
-    def _settled(self, spent: dict[str, float], totals: dict[str, float] | None) -> None:
-        for name, account in self._by_name.items():
-            if totals is None:
-                account.move(-spent.get(name, 0.0))
-            else:
-                account.saved = totals.get(name, 0.0)
+
+def _name(key: str) -> str:
+    """The document of a key's use."""
+    return f"use/{key}"
 
 
 def _presented(headers: Headers) -> bytes:
@@ -283,19 +300,5 @@ def _stamp(file: Path) -> Stamp:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _bucket(per_minute: int | None, now: float) -> Bucket | None:
-    return None if per_minute is None else Bucket(per_minute, now)
-
-
 def _unauthorised(message: str) -> Fault:
     return Fault(Blame.CLIENT, message, 401, "invalid_api_key")
-
-
-def _too_fast(limit: str, wait: float) -> Fault:
-    message = f"This API key's limit of {limit} per minute is reached. Try again in {wait:.1f} s."
-    return Fault(Blame.CLIENT, message, 429, "rate_limit_exceeded", retry_after=wait)
-
-
-def _quota(limit: float) -> Fault:
-    message = f"This API key has spent its {limit:g} USD. Ask the operator to raise its limit."
-    return Fault(Blame.CLIENT, message, 429, "insufficient_quota")

@@ -1,33 +1,13 @@
-"""Limits of API keys: a bucket that refills, and what was spent.
+"""A bucket that refills evenly: so many at once, and then as fast as it refills.
 
-Rates are buckets: a key may use a minute's worth at once and then as fast as the bucket refills, so
-in any one minute it gets at most twice its limit. What an answer costs is known only when it has
-ended. Hence a bucket of tokens is asked whether anything is left, and is charged afterwards: it may
-go below zero by the answers then in flight, and the key waits until that is paid back.
-
-Money is kept on disk. Each process adds what its requests cost and reads back what all processes
-have spent, in one SQLite transaction: it survives restarts and crashes, and N processes share one
-limit to within the seconds between two such moments. Rates are counted per process.
-
-This file knows no key and no request. Time is passed in.
+Whoever has not used it for a minute may take a whole minute's worth at once, so in any one minute
+at most twice as much. Time is passed in. What keys may use is counted for all processes together,
+in `app.state.use`; this is for what each process counts by itself.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
-from pathlib import Path
-
-__all__ = ["Bucket", "Spending"]
-
 MINUTE = 60.0
-
-TABLE = "create table if not exists spend (name text primary key, usd real not null)"
-ADD = "insert into spend values (?, ?) on conflict (name) do update set usd = usd + excluded.usd"
-
-BUSY = 5.0
-"""Seconds to wait for another process's transaction, which takes milliseconds."""
 
 
 class Bucket:
@@ -59,17 +39,3 @@ class Bucket:
         gained = (now - self._at) * self._full / MINUTE
         self._level = min(self._level + gained, self._full)
         self._at = now
-
-
-class Spending:
-    """USD spent per name, in the SQLite file `path`. Blocks for milliseconds: not for the loop."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def add(self, spent: Mapping[str, float]) -> dict[str, float]:
-        """Add these amounts and return everybody's totals. Raises sqlite3.Error."""
-        with closing(sqlite3.connect(self.path, timeout=BUSY)) as db, db:
-            db.execute(TABLE)
-            db.executemany(ADD, spent.items())
-            return dict(db.execute("select name, usd from spend"))

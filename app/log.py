@@ -32,6 +32,7 @@ from router.observe import (
     BackendChanged,
     Kept,
     Observation,
+    Queued,
     Refused,
     RequestEnded,
     RevisionActivated,
@@ -233,6 +234,16 @@ def _request(ended: RequestEnded) -> Row:
         "baseline_usd": ended.baseline,
         "tokens": ended.completion_by_model,
         "attempts": [_attempt(attempt) for attempt in ended.attempts],
+        "queued": [_queued(queued) for queued in ended.queued],
+    }
+
+
+def _queued(waited: Queued) -> Row:
+    return {
+        "model": waited.model,
+        "priority": "low" if waited.low else "high",
+        "seconds": round(waited.seconds, 3),
+        "shed": waited.shed or None,
     }
 
 

@@ -2,7 +2,7 @@
 
 Everything is counted from observations, nothing from the request path itself, so the core knows
 no metric and this file knows no policy. Some gauges are not counted but looked at when somebody
-scrapes: what each backend has in flight, its state, whether it is awake, and who waits for that.
+scrapes (`app.pool_metrics`).
 
 Label values come from closed sets: configured names of models, backends and policies, and enums.
 Never a key, a user, a request id or a word that a client sent. What a label, a bucket or a
@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, assert_never
+from typing import assert_never
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -28,6 +28,7 @@ from prometheus_client.registry import Collector
 
 from app.decision_metrics import DecisionMetrics
 from app.families import Counts, Histogram, Labels
+from app.pool_metrics import PRIORITIES, STATES, BackendLoad, PoolLoad, pools_now
 from router.cost import handoffs
 from router.faults import Blame
 from router.observe import (
@@ -43,13 +44,10 @@ from router.observe import (
     SleepChanged,
 )
 
-__all__ = ["BackendLoad", "Metrics", "PoolLoad", "watch_lag"]
+__all__ = ["OK", "STATES", "BackendLoad", "Metrics", "PoolLoad", "watch_lag"]
 
 OK = "ok"
 """The outcome of an attempt that went well; all other outcomes are a `Blame`."""
-
-STATES = ("healthy", "unhealthy", "open", "probing")
-"""What a backend's state may be; exactly one of them is 1 at a time."""
 
 LAG_INTERVAL = 0.25
 """Seconds between two looks at the loop: four a second cost nothing and see a stall of 0.1 s."""
@@ -66,42 +64,6 @@ OWN = (
     *(0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5),
 )
 """Buckets for the gateway's own time: its target is well under a millisecond, its limit is 5 ms."""
-
-
-class BackendLoad(Protocol):
-    """What is looked at of one backend when somebody scrapes."""
-
-    @property
-    def name(self) -> str:
-        """Host and port."""
-
-    @property
-    def in_flight(self) -> int:
-        """Calls that it is answering."""
-
-    @property
-    def state(self) -> str:
-        """One of `STATES`."""
-
-    @property
-    def awake(self) -> bool:
-        """Whether it would be sent a call at once, as far as sleep is concerned."""
-
-
-class PoolLoad(Protocol):
-    """What is looked at of one model's pool when somebody scrapes."""
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-
-    @property
-    def backends(self) -> Iterable[BackendLoad]:
-        """All of them, ready or not."""
-
-    @property
-    def waiting(self) -> int:
-        """Calls that wait for one of them to wake."""
 
 
 class Metrics(Collector):
@@ -242,6 +204,17 @@ class Metrics(Collector):
             "How long it took to wake a server.",
             WAIT,
         )
+        self._queued = self._histogram(
+            "tandem_queue_seconds",
+            ("model", "priority"),
+            "Waits for a place with a model's backends that came to an end, with or without one.",
+            WAIT,
+        )
+        self._shed = self._count(
+            "tandem_shed_total",
+            ("model", "priority", "why"),
+            "Requests that got no place: the line was full, too slow, or the wait too long.",
+        )
         self._activations = self._count(
             "tandem_revisions_activated_total",
             (),
@@ -299,6 +272,12 @@ class Metrics(Collector):
             self._handoffs.add((policy,), changes)
         for attempt in ended.attempts:
             self._attempt(attempt, policy, ended.stream)
+        for queued in ended.queued:
+            who = (queued.model, PRIORITIES[queued.low])
+            if queued.seconds:
+                self._queued.observe(who, queued.seconds)
+            if queued.shed:
+                self._shed.add((*who, queued.shed))
 
     def _stream(self, ended: RequestEnded) -> None:
         if ended.first_byte is not None:
@@ -329,41 +308,8 @@ class Metrics(Collector):
         """All families, for prometheus_client's registry."""
         for family in self._families:
             yield family.collect()
-        yield from self._pools_now()
+        yield from pools_now(self._pools())
         yield from self._revision_now()
-
-    def _pools_now(self) -> Iterator[Metric]:
-        in_flight = GaugeMetricFamily(
-            "tandem_in_flight",
-            "Calls that a backend is answering now.",
-            labels=("model", "backend"),
-        )
-        states = GaugeMetricFamily(
-            "tandem_backend_state",
-            "1 for the state that a backend is in now; open is its breaker.",
-            labels=("model", "backend", "state"),
-        )
-        awake = GaugeMetricFamily(
-            "tandem_backend_awake",
-            "1 for a backend that can get calls, 0 while it sleeps, wakes or must make room.",
-            labels=("model", "backend"),
-        )
-        waiting = GaugeMetricFamily(
-            "tandem_waiting_for_wake",
-            "Calls that wait for a backend of the model to wake.",
-            labels=("model",),
-        )
-        for pool in self._pools():
-            waiting.add_metric((pool.name,), pool.waiting)
-            for backend in pool.backends:
-                in_flight.add_metric((pool.name, backend.name), backend.in_flight)
-                awake.add_metric((pool.name, backend.name), backend.awake)
-                for state in STATES:
-                    states.add_metric((pool.name, backend.name, state), backend.state == state)
-        yield in_flight
-        yield states
-        yield awake
-        yield waiting
 
     def _revision_now(self) -> Iterator[Metric]:
         number = GaugeMetricFamily("tandem_revision", "The number of the revision that serves.")

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,10 @@ from app.metrics import Metrics, watch_lag
 from app.state.journal import StoredJournal
 from app.state.member import Member, member_name
 from app.state.places import Places, places
+from app.state.store import StoreError
+from app.ui.history import History
+from app.ui.recent import Recent
+from app.ui.sources import Sources, families_of
 from policies import TABLE
 from router.alarms import Alarms
 from router.attempts import Shared
@@ -32,7 +36,8 @@ from router.config import Config, ConfigError, Document, Problem
 from router.health import Health
 from router.observe import Listener, Observers
 from router.pool import Pool
-from router.revisions import JournalError, Revision, Revisions, first
+from router.revisions import JournalError, Revision, Revisions, Swapped, first
+from router.sections import LimitsConfig
 from router.sleep import Sleep
 from router.upstream import Upstream
 
@@ -41,13 +46,14 @@ logger = logging.getLogger("tandem.state")
 
 @dataclass(frozen=True, slots=True)
 class Rooms:
-    """What serving is made of."""
+    """What serving is made of, and what the pages are told of it."""
 
     gateway: Gateway
     revisions: Revisions
     health: Health
     decisions: Decisions
     member: Member
+    sources: Sources
 
 
 @contextlib.asynccontextmanager
@@ -64,44 +70,62 @@ async def rooms(
     config, limits = document.config, document.config.limits
     if problems := tuple(_alone_only(config, where)):
         raise ConfigError(document.written.source, problems)
-    keys = Keys(Path(config.keys.file), isolate=config.keys.isolate) if config.keys else None
+    name = member_name()
+    keys = await _keys(config, where, name, lambda: member.share)
     log = Log(config.log.file) if config.log else None
 
     def pools() -> Collection[Pool]:
         return revisions.runtime.pools.values()
 
     metrics = Metrics(pools, version("tandem-gateway"))
-    kept = [listener for listener in (log, keys) if listener is not None]
-    observe = Observers(metrics, *kept, *listeners)
+    history, recent = History(families_of(metrics)), Recent()
+    hearing = [each for each in (log, keys) if each]
+    observe = Observers(metrics, recent, *hearing, *listeners)
     decisions = Decisions(config.decisions, observe)
     revisions = Revisions(document, TABLE, observe, journal=journal, past=past)
-    member = Member(where.shared, revisions, member_name())
-    upstream = Upstream(limits.connect)
-    budget = RetryBudget(limits.retry_share, limits.retry_floor, time.monotonic)
-    alarms = Alarms()
-    shared = Shared(upstream, budget, alarms, random.Random(), time.time)
+    member = Member(where.shared, revisions, name)
+    shared = _shared(limits, lambda: member.share)
     gateway = Gateway(revisions, shared, observe, metrics, decisions, keys)
     health = Health(observe)
     sleep = Sleep(observe, health.look_soon)
-    for follow in (sleep.follow, health.follow):  # whoever sleeps is not asked what it can do
-        revisions.swapped.append(follow)
-        follow(revisions.runtime)
-    keeping = [watch_lag(metrics), *([member.keep()] if where.together else [])]
+    _follow(revisions, sleep.follow, health.follow)  # whoever sleeps is not asked what it can do
+    keeping = [watch_lag(metrics), history.keep(), *([member.keep()] if where.together else [])]
     chores = [asyncio.create_task(c) for c in [*keeping, *([keys.keep()] if keys else [])]]
     try:
-        yield Rooms(gateway, revisions, health, decisions, member)
+        sources = Sources(revisions, gateway, history, recent.decisions, member)
+        yield Rooms(gateway, revisions, health, decisions, member, sources)
     finally:
         for chore in chores:
             chore.cancel()
         await sleep.close()
         await health.close()
-        await upstream.close()
-        alarms.close()
-        for closing in (decisions, keys, log):
-            if closing:
-                closing.close()
-        await member.leave()
-        await where.close()
+        await shared.upstream.close()
+        shared.alarms.close()
+        decisions.close()
+        if log:
+            log.close()
+        await _signed_off(where, member, keys)
+
+
+def _shared(limits: LimitsConfig, share: Callable[[], float]) -> Shared:
+    budget = RetryBudget(limits.retry_share, limits.retry_floor, time.monotonic)
+    upstream = Upstream(limits.connect)
+    return Shared(upstream, budget, Alarms(), random.Random(), time.time, share=share)
+
+
+def _follow(revisions: Revisions, *followers: Swapped) -> None:
+    """Tell these of the Runtime that serves, and of every one after it."""
+    for follow in followers:
+        revisions.swapped.append(follow)
+        follow(revisions.runtime)
+
+
+async def _signed_off(where: Places, member: Member, keys: Keys | None) -> None:
+    """Tell the store what is left to tell."""
+    if keys:
+        await keys.settle()
+    await member.leave()
+    await where.close()
 
 
 async def _begun(
@@ -119,6 +143,24 @@ async def _begun(
     except JournalError as error:
         logger.warning("%s; serving %s until then", error, document.written.source)
         return document, [replace(first(document), number=0)]
+
+
+async def _keys(
+    config: Config, where: Places, member: str, share: Callable[[], float]
+) -> Keys | None:
+    """The keys, if there are any. What they use is kept with what processes agree on if its own
+    place cannot be written: a file of keys is often in a folder that may only be read.
+    """
+    if config.keys is None:
+        return None
+    store = where.use
+    try:
+        await store.change({"use": lambda document, _: document})
+    except StoreError as error:
+        if store is not where.shared:
+            store = where.shared
+            logger.warning("%s: what keys spend counts since start only; see `store`", error)
+    return Keys(Path(config.keys.file), store, member, share=share, isolate=config.keys.isolate)
 
 
 def _alone_only(config: Config, where: Places) -> Iterator[Problem]:

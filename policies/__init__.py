@@ -17,6 +17,7 @@ from policies.entropy import Entropy
 from policies.experts import Experts
 from policies.fallback import Fallback
 from policies.hedge import Hedge
+from policies.overload import Overload
 from policies.split import Split
 from policies.steps import Stepwise
 from policies.token_gate import TokenGate
@@ -26,6 +27,7 @@ TABLE: Mapping[str, type[Policy]] = MappingProxyType(
     {
         "direct": Direct,
         "fallback": Fallback,
+        "overload": Overload,
         "split": Split,
         "cascade": Cascade,
         "hedge": Hedge,

@@ -6,19 +6,17 @@ Cuts the tail of the time to first token for the price of some work done twice (
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from router.fleet import Fleet
-from router.phrases import close, next_event, note, open_attempt, relay
+from router.phrases import Phrase, close, next_event, note, open_attempt, relay
 from router.steps import (
     Attempt,
     Ended,
     Failed,
     ModelName,
     Request,
-    Step,
     Steps,
     TimedOut,
 )
@@ -47,22 +45,24 @@ class Hedge:
         event = yield from next_event(first, timeout=self.delay)
         match event:
             case TimedOut():
-                second = yield from self._another(first, request)
+                second = yield from self._another(first, request, waits=False)
                 return (yield from _race(first, second))
             case Failed() as failed:
                 if not failed.fault.elsewhere:
                     return failed
                 yield from note("first_failed", failed.fault.summary)
-                second = yield from self._another(first, request)
+                waits = bool(first.backend or self.backup)
+                second = yield from self._another(first, request, waits=waits)
                 ended = yield from relay(second)
                 return failed if isinstance(ended, Failed) and not second.backend else ended
             case _:
                 yield from note("first")
                 return (yield from relay(first))
 
-    def _another(self, first: Attempt, request: Request) -> Generator[Step, Any, Attempt]:
+    def _another(self, first: Attempt, request: Request, *, waits: bool) -> Phrase[Attempt]:
         avoid = frozenset({first.backend})
-        return (yield from open_attempt(self.backup or self.model, request, avoid=avoid))
+        model = self.backup or self.model
+        return (yield from open_attempt(model, request, avoid=avoid, waits=waits))
 
 
 def _race(first: Attempt, second: Attempt) -> Steps:

@@ -93,7 +93,8 @@ class Answer:
             if _DONE.match(block):
                 kept.append(self._cited_event() + self._closing() + sse.DONE)
                 self.complete = True
-            elif b'"usage"' in block:
+                break  # it is over once, however often a backend says so
+            if b'"usage"' in block:
                 kept.append(self._with_usage(block))
             else:
                 kept.append(self._veiled(block))
@@ -198,7 +199,10 @@ class Answer:
 
     def _timing(self, now: float) -> str:
         total, waited = now - self._ledger.began, self._ledger.waited
-        return f"upstream;dur={waited * 1e3:.3f}, gateway;dur={(total - waited) * 1e3:.3f}"
+        timing = f"upstream;dur={waited * 1e3:.3f}, gateway;dur={(total - waited) * 1e3:.3f}"
+        if queued := sum(wait.seconds for wait in self._ledger.queued):
+            timing += f", queue;dur={queued * 1e3:.3f}"
+        return timing
 
     def _summary(self) -> Mapping[str, object]:
         ledger, now = self._ledger, monotonic()

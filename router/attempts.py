@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import monotonic
 
+from router.admission import Admission
 from router.alarms import Alarms
 from router.budget import RetryBudget
 from router.call import Call, Limits, limits
 from router.computing import Computing
 from router.faults import Blame, Fault, FaultError
 from router.ledger import Ledger, Tally
+from router.line import Place
 from router.outgoing import hidden_by, outgoing
 from router.pool import Pool, seen_by
 from router.refusals import PolicyError, no_room, not_served, nowhere, too_late
@@ -41,6 +43,8 @@ class Shared:
     rng: random.Random
     wall: Callable[[], float]
     computing: Computing = field(default_factory=Computing)
+    share: Callable[[], float] = lambda: 1.0
+    """This process's share of all limits that hold for a model's servers as a whole."""
 
 
 @dataclass(slots=True)
@@ -64,6 +68,7 @@ class Attempts:
     ledger: Ledger
     _live: dict[int, Live] = field(default_factory=dict)
     _unplaced: dict[int, Failed] = field(default_factory=dict)
+    _admission: Admission | None = None
 
     def pool(self, model: str) -> Pool:
         """The pool of a model; a policy that names another has a bug."""
@@ -71,19 +76,37 @@ class Attempts:
             return pool
         raise PolicyError(f'there is no model named "{model}" to open')
 
-    def open(self, step: Open, until: float) -> Attempt:
+    async def open(self, step: Open, until: float) -> Attempt:
         """Pick a backend and prepare the call, whose answer may begin until then (monotonic)."""
-        pool, number = self.pool(step.model), len(self.ledger.tallies)
+        pool = self.pool(step.model)
         if not pool.serves(step.request.surface):
             return self._unplace(step, not_served(step))
         if monotonic() >= until:
             return self._unplace(step, too_late())
+        if pool.settings.queue is None:
+            return self._open(pool, step, until, None)
+        place = await self._admitted().place(pool, step, until)
+        if isinstance(place, Fault):
+            return self._unplace(step, place)
+        attempt = self._open(pool, step, until, place)
+        if place and attempt.number < 0:
+            place.leave()
+        return attempt
+
+    def _admitted(self) -> Admission:
+        if self._admission is None:
+            shared = self.shared
+            self._admission = Admission(shared.alarms, self.ledger, shared.share())
+        return self._admission
+
+    def _open(self, pool: Pool, step: Open, until: float, place: Place | None) -> Attempt:
         prompt = seen_by(step.request.salt, step.request.raw or self.ledger.request.raw)
         backend = pool.pick(prompt, step.avoid, self.shared.rng, step.prefer)
         if backend is None:
             return self._unplace(step, nowhere(pool, step.avoid))
         if not backend.awake and (fault := no_room(pool, backend)):
             return self._unplace(step, fault)
+        number = len(self.ledger.tallies)
         attempt = Attempt(number, step.model, backend.name)
         sending = outgoing(step, pool)
         tally = Tally(step.model, backend.name, monotonic(), pool.price, len(sending.body))
@@ -94,6 +117,7 @@ class Attempts:
         self.ledger.tallies.append(tally)
         silence = self._limits(step, pool, until)
         call = Call(attempt, backend, sending, silence, tally, self.shared.alarms)
+        call.place = place
         self._live[number] = Live(call, step.avoid | {backend.name}, hidden_by(step))
         return attempt
 
@@ -109,7 +133,8 @@ class Attempts:
         others = len(pool.candidates(step.avoid))
         left = max(until - monotonic(), 0.0)
         share = step.share * left / max(others, 1)
-        return limits(settings, min(share, settings.first_token) if step.request.stream else share)
+        first = min(share, settings.first_token) if step.request.stream else share
+        return limits(settings, first, step.share * left)
 
     def known(self, attempt: Attempt) -> Live | Failed:
         """The call behind an attempt, or why there is none."""
@@ -173,14 +198,18 @@ class Attempts:
         sent = tally.answer and self.ledger.first_byte is not None
         del self._live[attempt.number]
         live.call.close(fault.blame)
-        siblings = self.runtime.pools[attempt.model].candidates(live.avoid)
-        spare = (
-            fault.elsewhere
-            and (not sent or live.call.emitting)
-            and bool(siblings)
-            and (fault.blame is Blame.BUSY or self.shared.budget.withdraw())
-        )
+        pool = self.runtime.pools[attempt.model]
+        spare = (not sent or live.call.emitting) and self.spare(fault, pool, live.avoid)
         return Failed(attempt, fault, sent, spare)
+
+    def spare(self, fault: Fault, pool: Pool, tried: frozenset[str]) -> bool:
+        """Whether another backend of the pool may be tried after this; a retry may be paid for it.
+
+        What only another model may serve is not asked of this one's other backends.
+        """
+        if fault.blame not in (Blame.BUSY, Blame.BACKEND) or not pool.candidates(tried):
+            return False
+        return fault.blame is Blame.BUSY or self.shared.budget.withdraw()
 
     async def close(self, attempt: Attempt) -> None:
         """The policy is done with it. A complete answer leaves its connection for the next call."""
@@ -201,7 +230,15 @@ class Attempts:
                 live.waiting.exception()  # looked at, lest asyncio complain that nobody did
             live.call.close(None if live.call.complete else blame or Blame.GONE)
 
+    def emits(self, live: Live, tokens: int) -> None:
+        """A policy passes the call on piece by piece, now so many tokens."""
+        if self._admission:
+            self._admission.written(live.call.place)
+        live.call.emits(tokens)
+
     def close_all(self, blame: Blame | None) -> None:
         """Close every call that is still open."""
         for number in list(self._live):
             self.drop(number, blame)
+        if self._admission:
+            self._admission.close()

@@ -5,7 +5,8 @@ A part that was decoded for a policy is held, so that `Relay` can still pass on 
 Here live the two limits on silence (to the first part, between parts), the ways in which a backend
 can lie (wrong type, an error inside a 200, a stream that just stops), and the guard, which comes
 with the call's turn (at once, where the backend is awake) and is released when the answer is
-complete, or else when the call is closed, and in no other place.
+complete, or else when the call is closed, and in no other place; with it goes the place that the
+call has in its model's line.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from time import monotonic
 
 import orjson
@@ -23,6 +25,7 @@ from router.alarms import Alarms
 from router.backend import Backend
 from router.faults import Blame, Fault, FaultError
 from router.ledger import Tally
+from router.line import Place
 from router.patience import Patience
 from router.refusals import still_asleep
 from router.sections import LimitsConfig
@@ -50,23 +53,26 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds of silence allowed before the first part and between parts; bytes held and read."""
+    """Seconds to the first part and from part to part; bytes held and read."""
 
     first: float
     idle: float
     answer: int
     hold: int
     event: int
+    unseen: float = inf
+    """Seconds from sending a call to the end of an answer that the client does not see."""
 
 
-def limits(settings: LimitsConfig, first: float) -> Limits:
-    """The configured limits, with this one for the first part."""
+def limits(settings: LimitsConfig, first: float, unseen: float) -> Limits:
+    """The configured limits, with these for the first part and for the end of a draft."""
     return Limits(
         first=first,
         idle=settings.idle,
         answer=int(settings.answer_mb * MEGABYTE),
         hold=int(settings.hold_mb * MEGABYTE),
         event=int(settings.event_kb * KILOBYTE),
+        unseen=unseen,
     )
 
 
@@ -85,6 +91,7 @@ class Call:
         self.attempt = attempt
         self.tally = tally
         self.held: deque[bytes] = deque()
+        self.place: Place | None = None
         self.surface = outgoing.surface
         self.complete = self.emitting = False
         self._backend = backend
@@ -119,8 +126,6 @@ class Call:
                 if block and (block := self._checked(block)):
                     patience.heard()
                     return block
-                if self.tally.first_byte is not None:
-                    patience.heard()
         except asyncio.CancelledError:
             if not patience.broke_it():
                 raise
@@ -247,15 +252,11 @@ class Call:
             return
         self._held_bytes += len(part)
         if self._held_bytes > self._limits.hold and self._outgoing.stream:
-            raise FaultError(
-                Fault(
-                    Blame.GATEWAY,
-                    f"the draft is longer than limits.hold_mb ({self._limits.hold} bytes)",
-                    500,
-                    "draft_too_large",
-                    other_model=True,
-                )
-            )
+            message = f"the draft is longer than limits.hold_mb ({self._limits.hold} bytes)"
+            raise FaultError(_no_draft(message, 500, "draft_too_large"))
+        if not self.complete and monotonic() - self._sent > self._limits.unseen:
+            message = f"the draft was not complete after {self._limits.unseen:.3g} s"
+            raise FaultError(_no_draft(message, 504, "draft_timeout"))
         self.held.append(part)
 
     def _decode(self, part: bytes) -> None:
@@ -285,7 +286,7 @@ class Call:
     def _complete(self) -> None:
         """Nothing more comes: a policy may keep it for long (a draft), its server is free."""
         self.complete = True
-        self._turn.leave(None)
+        self._leave(None)
 
     async def finish(self) -> None:
         """A complete stream may keep its connection."""
@@ -301,13 +302,24 @@ class Call:
         self._patience.stop()
         if self._reply:
             self._reply.close()
+        self._leave(blame)
+
+    def _leave(self, blame: Blame | None) -> None:
         self._turn.leave(blame)
+        if self.place:
+            self.place.leave()
+            self.place = None
 
 
 def silent(seconds: float, code: str) -> FaultError:
     """The backend's failure to say anything for so long."""
     message = f"the backend said nothing for {seconds:.3g} s"
     return FaultError(Fault(Blame.BACKEND, message, 504, code))
+
+
+def _no_draft(message: str, status: int, code: str) -> Fault:
+    """An answer that nobody sees has taken too much: another model may still answer."""
+    return Fault(Blame.GATEWAY, message, status, code, other_model=True)
 
 
 def _decoded(data: bytes) -> object:

@@ -20,13 +20,15 @@ from typing import Any, Never
 
 from router.answer import Answer
 from router.attempts import Attempts, Live, Shared
-from router.call import Call, silent
+from router.backend import Backend
+from router.call import Call
 from router.compose import Composer
 from router.dialect import OPENAI_STREAMS
 from router.faults import Blame, Fault, FaultError
 from router.fleet import Fleet
 from router.ledger import Ledger, told
 from router.patience import Patience
+from router.pool import Pool
 from router.refusals import PolicyError, broke, nowhere, too_late
 from router.runtime import Runtime
 from router.steps import (
@@ -54,6 +56,9 @@ from router.tokens import Asked, Question, Told, answered
 LAST_WORD = 0.02
 """Share of the deadline kept back, so that a backend's silence is noticed as such before the
 deadline ends everything without telling whose fault it was."""
+ASKED_SHARE = 0.25
+"""Of the time that is left, for a question about tokens: the answer is yet to be written."""
+NONE: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -139,7 +144,7 @@ class Drive:
             case Emit():
                 return await self._emit(step)
             case Open():
-                return self._attempts.open(step, self._frames[-1].until)
+                return await self._attempts.open(step, self._frames[-1].until)
             case Relay():
                 return await self._relay(self._attempts.known(step.attempt))
             case Note():
@@ -240,7 +245,7 @@ class Drive:
             raise PolicyError("only an open attempt of a chat or a completion can be emitted from")
         if self.answer.committed and not self.answer.composer:
             raise PolicyError("the answer was relayed: nothing can be emitted into it")
-        live.call.emits(len(step.tokens))
+        self._attempts.emits(live, len(step.tokens))
         if self.answer.composer is None:
             self.answer.composer = Composer(self.ledger.request, int(self.shared.wall()))
         if part := self.answer.composer.emit(step):
@@ -252,28 +257,28 @@ class Drive:
 
     async def _ask(self, step: Question) -> Told | Failed:
         """What only a backend of the model knows: its template, its tokenizer, its parsers."""
-        pool = self._attempts.pool(step.model)
-        backend = pool.pick(step.request.raw, frozenset(), self.shared.rng)
-        if backend is None:
-            return Failed(Attempt(-1, step.model, ""), nowhere(pool, frozenset()))
-        asked = Asked(self.shared.upstream, backend, pool, step.request)
+        pool, tried, failed = self._attempts.pool(step.model), NONE, None
         before = monotonic()
-        left = self._frames[-1].until - before
-        limit = left * step.share if isinstance(step, Embed) else left
-        patience = Patience(self.shared.alarms, limit)
-        patience.begin()
         try:
-            return await answered(asked, step)
+            while backend := pool.pick(step.request.raw, tried, self.shared.rng):
+                told = await self._ask_one(step, pool, backend)
+                tried |= {backend.name}
+                if not (isinstance(told, Failed) and self._attempts.spare(told.fault, pool, tried)):
+                    return told
+                failed = told
+        finally:
+            self.ledger.waited += monotonic() - before
+        return failed or Failed(Attempt(-1, step.model, ""), nowhere(pool, tried))
+
+    async def _ask_one(self, step: Question, pool: Pool, backend: Backend) -> Told | Failed:
+        """The same of one backend, within its share of the time: somebody has yet to answer."""
+        share = step.share if isinstance(step, Embed) else ASKED_SHARE
+        left = max(self._frames[-1].until - monotonic(), 0.0) / max(len(pool.candidates()), 1)
+        limit = min(left * share, self.runtime.config.limits.first_token)
+        try:
+            return await answered(Asked(self.shared, backend, pool, step.request, limit), step)
         except FaultError as error:
             return Failed(Attempt(-1, step.model, backend.name), error.fault)
-        except asyncio.CancelledError:
-            if not patience.broke_it():
-                raise
-            fault = silent(limit, "first_token_timeout").fault
-            return Failed(Attempt(-1, step.model, backend.name), fault)
-        finally:
-            patience.stop()
-            self.ledger.waited += monotonic() - before
 
     # ------------------------------------------------------------------------- the end
 

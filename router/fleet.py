@@ -58,7 +58,9 @@ class ModelView:
     """One model at one moment: `params_b` in billions (active), `context` in tokens.
 
     `wake` is how many seconds its answer must be expected to begin later, since none of its
-    backends is awake: 0 where one is, infinite where none can be woken as things are.
+    backends is awake: 0 where one is, infinite where none can be woken as things are. `queue` is
+    the same for a place in its line, `queue_low` for a request of low priority: 0 where one is
+    free, infinite where the request would be refused.
     """
 
     name: str
@@ -69,6 +71,8 @@ class ModelView:
     healthy: int
     in_flight: int
     wake: float = 0.0
+    queue: float = 0.0
+    queue_low: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Any
 from router.cost import cost, delivered
 from router.faults import Blame, Fault
 from router.fleet import Price
-from router.observe import AttemptEnded, RequestEnded
+from router.observe import AttemptEnded, Queued, RequestEnded
 from router.steps import Request, Usage
 
 BYTES_PER_TOKEN = 4
@@ -87,7 +87,7 @@ class Ledger:
     the gateway only waited for a backend to speak or for the client to read. `prompt` counts the
     prompt's tokens once a policy has sent it as token ids. `reason` and `detail` are what was said
     last, `before` what those said who had handed the request on; `cited` what the answer is made
-    from, `sent` the share of the client's prompt that this leaves.
+    from, `sent` the share of the client's prompt that this leaves; `queued` the waits for a place.
     """
 
     request: Request
@@ -108,6 +108,7 @@ class Ledger:
     prompt: int | None = None
     tallies: list[Tally] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
+    queued: list[Queued] = field(default_factory=list)
 
     def attempts(self, now: float) -> tuple[AttemptEnded, ...]:
         """All attempts as they stand."""
@@ -173,4 +174,5 @@ class Ledger:
             cost=sum(attempt.cost for attempt in attempts),
             baseline=self.baseline_cost(now),
             delivered=self.delivered(now),
+            queued=tuple(self.queued),
         )

@@ -61,6 +61,18 @@ class AttemptEnded:
 
 
 @dataclass(slots=True)
+class Queued:
+    """A wait for a place with `model`, in seconds; `shed` says why none came of it: `full` or
+    `slow` at once, `timeout` in the end. Empty if one did.
+    """
+
+    model: str
+    low: bool
+    seconds: float
+    shed: str = ""
+
+
+@dataclass(slots=True)
 class RequestEnded:
     """One request is over, however it ended. Times in seconds since its first byte arrived.
 
@@ -69,7 +81,8 @@ class RequestEnded:
     `gaps` are the times between pieces of a streamed answer. `upstream` is the time during which
     the gateway did nothing but wait for backends or for the client to read; `seconds - upstream` is
     the gateway's own share. `delivered` counts the tokens of the answer, its prompt once;
-    `baseline` is what they would have cost on the baseline model alone. Costs in USD.
+    `baseline` is what they would have cost on the baseline model alone. Costs in USD. `queued` are
+    its waits for a place, as far as it had to wait.
     """
 
     id: str
@@ -92,6 +105,7 @@ class RequestEnded:
     baseline: float
     delivered: Usage = NOTHING
     said: tuple[str, ...] = ()
+    queued: tuple[Queued, ...] = ()
 
     @property
     def completion_by_model(self) -> dict[str, int]:

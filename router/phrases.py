@@ -54,9 +54,14 @@ def open_attempt(
     changes: Mapping[str, Any] = UNCHANGED,
     avoid: frozenset[str] = frozenset(),
     share: float = 1.0,
+    *,
+    waits: bool = True,
 ) -> Phrase[Attempt]:
-    """Prepare a call to `model` with these fields changed, on a backend not in `avoid`."""
-    attempt: Attempt = yield Open(model, request, changes, avoid, share)
+    """Prepare a call to `model` with these fields changed, on a backend not in `avoid`.
+
+    With `waits` off it fails where it would have to wait in line.
+    """
+    attempt: Attempt = yield Open(model, request, changes, avoid, share, waits=waits)
     return attempt
 
 

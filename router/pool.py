@@ -16,6 +16,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from router.backend import Backend, Clock
 from router.breaker import BreakerSettings
 from router.fleet import Abilities, ModelView, Price
+from router.line import HIGH, LOW, Bounds, Line
 from router.sections import BreakerConfig, ModelConfig
 from router.steps import Surface
 
@@ -99,6 +100,7 @@ class Pool:
         self.backends: tuple[Backend, ...] = tuple(
             known.get(url) or Backend(url, rules, clock) for url in settings.backends
         )
+        self.line: Line = previous.line if previous else Line(clock)
         self._prefixes = PrefixMemory()
         self.credentials: Mapping[str, str] = {"authorization": f"Bearer {key}"} if key else {}
 
@@ -125,6 +127,8 @@ class Pool:
         awake = [b for b in candidates if b.awake]
         if prefer and (preferred := next((b for b in awake if b.name == prefer), None)):
             return preferred
+        if self.settings.queue and (free := self._free(candidates)):
+            candidates, awake = free, [b for b in free if b.awake]
         blocks = prefix_blocks(prompt)
         holder, share = self._prefixes.longest(blocks)
         two = rng.sample(awake, min(len(awake), 2))  # in random order: no favourite
@@ -135,6 +139,20 @@ class Pool:
         chosen = min(two, key=lambda b: score(b, share if b is holder else 0.0))
         self._prefixes.learn(blocks, chosen)
         return chosen
+
+    def _free(self, candidates: Sequence[Backend]) -> list[Backend]:
+        """Those that have a place to give: there may be none for an answer that goes on anyway."""
+        assert self.settings.queue
+        most = max(self.settings.queue.in_flight * self.line.share, 1.0)
+        return [backend for backend in candidates if backend.in_flight + 1 <= most]
+
+    def bounds(self, share: float) -> Bounds:
+        """The bounds of its line, of which this process has such a share: a place at least."""
+        queue = self.settings.queue
+        assert queue, "only a pool with a limit sends anybody to the line"
+        ready = sum(backend.ready for backend in self.backends)
+        places = max(int(queue.in_flight * ready * share), 1) if ready else 0
+        return Bounds(places, queue.waiting, queue.longest, queue.floor)
 
     def view(self) -> ModelView:
         """This pool as policies see it: what all its backends can do."""
@@ -147,12 +165,18 @@ class Pool:
             healthy=len(self.candidates()),
             in_flight=sum(backend.in_flight for backend in self.backends),
             wake=min((backend.rest.expected for backend in self.candidates()), default=0.0),
+            queue=self.line.expected(HIGH) if self.settings.queue else 0.0,
+            queue_low=self.line.expected(LOW) if self.settings.queue else 0.0,
         )
 
     @property
     def waiting(self) -> int:
         """Calls that wait for one of its servers to wake."""
         return sum(len(backend.rest.line) for backend in self.backends)
+
+    def queued(self, *, low: bool) -> int:
+        """Requests that wait for a place; answers that are under way count as high."""
+        return self.line.waiting(LOW) if low else self.line.waiting() - self.line.waiting(LOW)
 
     @property
     def full(self) -> bool:

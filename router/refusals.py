@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import sys
 import traceback
+from math import ceil
 
 from router.backend import Backend
 from router.faults import Blame, Fault
+from router.observe import Queued
 from router.pool import Pool
 from router.sleep_plan import NEVER
 from router.steps import Open
@@ -58,6 +60,22 @@ def still_asleep(backend: Backend, seconds: float) -> Fault:
     message = f"{backend.name} was not awake within {seconds:.3g} s ({backend.rest.state})"
     retry_after = backend.rest.retry_after
     return Fault(Blame.BUSY, message, 503, "asleep_timeout", retry_after=retry_after)
+
+
+def shed(queued: Queued, waiting: int, retry_after: float) -> Fault:
+    """A request that got no place with a model's backends, where so many others wait."""
+    told = f'too many requests for the model "{queued.model}" ({waiting} wait): '
+    again = f"; try again in {ceil(retry_after)} s"
+    match queued.shed:
+        case "timeout":
+            told += f"no place came free within {queued.seconds:.3g} s" + again
+            return Fault(Blame.BUSY, told, 503, "queue_timeout", retry_after=retry_after)
+        case "slow":
+            told += "a place would come free too late" + again
+            return Fault(Blame.BUSY, told, 503, "queue_slow", retry_after=retry_after)
+        case _:
+            told += "no place is free" + again
+            return Fault(Blame.BUSY, told, 503, "queue_full", retry_after=retry_after)
 
 
 def too_late() -> Fault:

@@ -215,6 +215,19 @@ class PriceConfig(Section):
     """USD per million tokens of the answer."""
 
 
+class QueueConfig(Section):
+    """How many answers a model's servers write at once, and who may wait for that."""
+
+    in_flight: Annotated[int, Field(ge=1, le=1_000_000)]
+    """Most answers that each of its servers writes at once: vLLM's `--max-num-seqs`, as a rule."""
+    waiting: Annotated[int, Field(ge=0, le=1_000_000)] = 256
+    """Most requests of each priority that wait for a place; further ones are refused."""
+    longest: Seconds = 10.0
+    """Longest wait for a place; whoever would wait longer is refused at once."""
+    floor: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Share of the places that come free that those in line get who would not be first."""
+
+
 class ModelConfig(Section):
     """One model: a pool of backends that all serve the same weights."""
 
@@ -240,6 +253,8 @@ class ModelConfig(Section):
     """Memory that each of its servers takes while awake, in GiB; counts on hosts with a budget."""
     sleep: Sleeping = None
     """Lets its servers sleep while others need their memory: `true`, or the settings below."""
+    queue: QueueConfig | None = None
+    """Limits how much its servers do at once; without it, whatever comes is sent on at once."""
 
     @model_validator(mode="after")
     def _one_key(self) -> Self:
@@ -267,7 +282,7 @@ class LimitsConfig(Section):
     first_token: Seconds = 120.0
     """Longest silence of a backend before the first byte of its answer."""
     idle: Seconds = 60.0
-    """Longest silence of a backend in the middle of an answer."""
+    """Longest wait for the next event in the middle of an answer."""
     keepalive: Seconds = 15.0
     """Silence on a stream after which the client is sent an SSE comment."""
     body_mb: Megabytes = 20.0

@@ -23,12 +23,12 @@ This file must stay free of behaviour: values only, so that it can be read in on
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from router.faults import Blame, Fault
+from router.request import Request, Surface, Usage
 
 if TYPE_CHECKING:
     from router.fleet import Fleet
@@ -53,73 +53,6 @@ UNCHANGED: Mapping[str, Any] = MappingProxyType({})
 """No change to the request's body: the client's own bytes travel, except for the model's name."""
 
 
-class Surface(StrEnum):
-    """The API a request came in by: the path below `/v1/`. An allow-list, nothing else passes."""
-
-    CHAT = "chat/completions"
-    COMPLETIONS = "completions"
-    EMBEDDINGS = "embeddings"
-    RESPONSES = "responses"
-    MESSAGES = "messages"
-    COUNT_TOKENS = "messages/count_tokens"
-    RERANK = "rerank"
-    SCORE = "score"
-
-
-# ---------------------------------------------------------------------------------- the request
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One call: what is routed on, parsed, beside the raw body that everything else travels in.
-
-    `body` is the decoded JSON object and must not be changed; `raw` holds the same bytes as the
-    client sent them. `draw` is uniform in [0, 1), the request's only randomness: a policy that
-    needs a coin uses it, so that a replay tosses the same coin. `session` is the client's own
-    stickiness key, if it sent one.
-    """
-
-    surface: Surface
-    target: str
-    body: Mapping[str, Any]
-    raw: bytes
-    stream: bool = False
-    session: str | None = None
-    draw: float = 0.0
-    id: str = ""
-    forwarded: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """The client's headers that travel on to the backend (trace context), lower-case names."""
-    explain: bool = False
-    """Whether the client wants to be told which model wrote which token, and what was read."""
-    ask: str | None = None
-    """What is asked, where a policy that hands the request on has told it from its documents."""
-    salt: str = ""
-    """Keeps what backends cache for the client's tenant apart; empty where nothing does."""
-
-    def asking(
-        self, body: Mapping[str, Any], surface: Surface = Surface.CHAT, *, stream: bool = False
-    ) -> Request:
-        """A request of the policy's own making (a grade, say), under the same id and session."""
-        asked = {**body, "stream": True} if stream else body
-        return replace(self, surface=surface, body=asked, raw=b"", stream=stream)
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of one call, as the backend counted them."""
-
-    prompt: int = 0
-    completion: int = 0
-    cached: int = 0
-
-    def __add__(self, other: Usage) -> Usage:
-        prompt, completion = self.prompt + other.prompt, self.completion + other.completion
-        return Usage(prompt, completion, self.cached + other.cached)
-
-
-# ------------------------------------------------------------------------------------- the steps
-
-
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """A handle on one call to one backend. `backend` is empty if no backend could be picked."""
@@ -137,7 +70,8 @@ class Open:
     heard there. `changes` sets top-level fields of the body; `avoid` names backends already tried.
     `share` is the part of the remaining time that the call may be silent for, as in `Route`.
     `prefer` names the backend to take if it may be taken at all: the one whose prefix cache holds
-    the first `held` tokens of the prompt, which are not charged to this request again.
+    the first `held` tokens of the prompt, which are not charged to this request again. Where the
+    model has a limit it may have to wait for a place; unless it `waits`, it fails instead.
     """
 
     model: str
@@ -147,6 +81,7 @@ class Open:
     share: float = 1.0
     prefer: str = ""
     held: int = 0
+    waits: bool = True
 
 
 @dataclass(frozen=True, slots=True)

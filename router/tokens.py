@@ -4,19 +4,23 @@ where it lies for an embedder.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import orjson
 
+from router.attempts import Shared
 from router.backend import Backend
+from router.call import silent
 from router.dialect import fault_of, message_in
 from router.faults import Blame, FaultError
 from router.outgoing import headers, salted
+from router.patience import Patience
 from router.pool import Pool
 from router.steps import Embed, Parse, Parsed, Render, Request, Spell, Vectors
-from router.upstream import Upstream, broken
+from router.upstream import broken
 
 RENDERED = (
     "messages", "tools", "prompt", "add_generation_prompt", "continue_final_message",
@@ -35,12 +39,13 @@ Told: TypeAlias = tuple[int, ...] | str | Parsed | Vectors
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Who is asked, on whose behalf."""
+    """Who is asked, on whose behalf, and how many seconds it may take to answer."""
 
-    upstream: Upstream
+    shared: Shared
     backend: Backend
     pool: Pool
     request: Request
+    limit: float
 
     @property
     def named(self) -> Mapping[str, Any]:
@@ -52,22 +57,32 @@ class Asked:
         named = {**self.named, **body, **salted(self.request, self.pool)}
         guard = self.backend.enter()
         blame: Blame | None = Blame.GONE
+        patience = Patience(self.shared.alarms, self.limit)
+        patience.begin()
         try:
-            head = headers(self.request, self.pool)
-            reply = await self.upstream.send(self.backend.url, path, orjson.dumps(named), head)
-            try:
-                said = await reply.read_whole(LONGEST)
-            finally:
-                reply.close()
-            decoded = _decoded(path, reply.status, said)
+            decoded = await self._said(path, orjson.dumps(named))
+            blame = None
+            return decoded
         except FaultError as error:
             blame = error.fault.blame
             raise
-        else:
-            blame = None
-            return decoded
+        except asyncio.CancelledError:
+            if not patience.broke_it():
+                raise
+            blame = Blame.BACKEND
+            raise silent(self.limit, "first_token_timeout") from None
         finally:
+            patience.stop()
             guard.leave(blame)
+
+    async def _said(self, path: str, body: bytes) -> Any:
+        head = headers(self.request, self.pool)
+        reply = await self.shared.upstream.send(self.backend.url, path, body, head)
+        try:
+            said = await reply.read_whole(LONGEST)
+        finally:
+            reply.close()
+        return _decoded(path, reply.status, said)
 
 
 async def answered(asked: Asked, step: Question) -> Told:

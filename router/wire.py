@@ -27,7 +27,11 @@ FORWARDED = ("traceparent", "tracestate", "x-session-id")
 """Client headers that backends get to see. An allow-list: no key, no priority, no internal id."""
 EXPLAIN = "x-tandem-explain"
 """`1`: the answer tells who wrote what. Between client and gateway; no backend sees it."""
-READ = frozenset({*FORWARDED, EXPLAIN})
+PRIORITY = "x-tandem-priority"
+"""`low`: others go first where requests wait. Between client and gateway, like the one above."""
+MODEST = "flex"
+"""The `service_tier` by which OpenAI's clients ask for less haste; it means low priority here."""
+READ = frozenset({*FORWARDED, EXPLAIN, PRIORITY})
 """Client headers that a request is made of."""
 
 
@@ -69,6 +73,7 @@ def parse(
         id=request_id(rng),
         forwarded={name: headers[name] for name in FORWARDED if name in headers},
         explain=headers.get(EXPLAIN) == "1",
+        low=_low(body, headers),
     )
 
 
@@ -113,6 +118,17 @@ def _session(body: Mapping[str, Any], headers: Mapping[str, str]) -> str | None:
         return named
     stated = (body.get(name) for name in SESSION_FIELDS)
     return next((value for value in stated if isinstance(value, str) and value), None)
+
+
+def _low(body: Mapping[str, Any], headers: Mapping[str, str]) -> bool:
+    """Whether the client wants others to go first. A body's field is the backend's to check."""
+    match headers.get(PRIORITY):
+        case None:
+            return body.get("service_tier") == MODEST
+        case "low" | "high" as named:
+            return named == "low"
+        case other:
+            raise bad(f'{PRIORITY} is "low" or "high", not "{other}"', code="invalid_priority")
 
 
 def _kind(value: Any) -> str:

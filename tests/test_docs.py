@@ -222,7 +222,7 @@ def test_session_fields_are_those_of_the_code() -> None:
     assert list(SESSION_FIELDS) in told
 
 
-CODES = {"Fault": 3, "FaultError": 3, "broken": 1, "silent": 1, "bad": 2}
+CODES = {"Fault": 3, "FaultError": 3, "broken": 1, "silent": 1, "bad": 2, "_no_draft": 2}
 """Which argument of these calls is an error's code."""
 UNSEEN = {"no_models", "not_served"}
 """Codes of probing, which no client is told."""

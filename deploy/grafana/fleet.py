@@ -22,6 +22,7 @@ BAD = pick("tandem_attempts_total", "model", where='outcome=~"backend|busy|gatew
 AWAKE = pick("tandem_backend_awake", "model")
 SLEEP = pick("tandem_sleep_changes_total", "model")
 WAITING = pick("tandem_waiting_for_wake", "model")
+QUEUED = pick("tandem_queued", "model")
 BACKEND = "{{model}} {{backend}}"
 WORST = {
     "healthy": Colour.GOOD,
@@ -185,6 +186,41 @@ LOAD = (
         unit="percentunit",
     ),
 )
+QUEUE = (
+    Panel(
+        title="Waiting for a place",
+        about="Requests in line, where a model has a limit (queue). A line that never empties is "
+        "overload and no burst: add a server, or let an overload policy take the cheaper model.",
+        queries={"{{model}} {{priority}}": f"sum by (model, priority) ({QUEUED})"},
+        unit="none",
+    ),
+    Panel(
+        title="Waits for a place, p95",
+        about="How long those waited who had to, in the end served or not. It is part of the time "
+        "to the first token. Above queue.longest nobody waits.",
+        queries={
+            "{{model}} {{priority}}": bucket_quantile(
+                0.95, pick("tandem_queue_seconds_bucket", "model"), "model", "priority"
+            )
+        },
+        unit="s",
+        none="nobody waits",
+    ),
+    Panel(
+        title="Shed",
+        about="Requests a second that got no place with this model; another may have served them. "
+        "full: the line is; slow: the wait would be too long; timeout: it was. Many timeouts: "
+        "answers have become longer than they were.",
+        queries={
+            "{{model}} {{priority}} {{why}}": per_second(
+                pick("tandem_shed_total", "model"), "model", "priority", "why"
+            )
+        },
+        unit="reqps",
+        none="none is shed",
+        steps=above(0.1),
+    ),
+)
 SLEEPING = (
     Panel(
         title="Awake",
@@ -225,6 +261,6 @@ FLEET = Board(
     name="fleet",
     title="Tandem: fleet",
     about="The backends: health and breakers, load, how their calls end, and sleep.",
-    rows={"Now": NOW, "Health": HEALTH, "Load": LOAD, "Sleep": SLEEPING},
+    rows={"Now": NOW, "Health": HEALTH, "Load": LOAD, "Queue": QUEUE, "Sleep": SLEEPING},
     chosen={"model": ("tandem_backend_state", "model")},
 )

@@ -14,6 +14,7 @@ from router.observe import (
     AttemptEnded,
     BackendChanged,
     Kept,
+    Queued,
     Refused,
     RequestEnded,
     RevisionActivated,
@@ -82,6 +83,7 @@ def everything(metrics: Metrics) -> None:
     metrics(request(attempts=(attempt("small"), attempt("large"))))
     metrics(request(stream=True, gaps=(0.1,), reason="first", blame=Blame.BACKEND))
     metrics(request(stream=True, attempts=(attempt(usage=None), attempt(estimated=True))))
+    metrics(request(queued=(Queued("large", False, 0.5), Queued("large", True, 0.0, "full"))))
     metrics(Refused("chat/completions", 400, Blame.CLIENT, None, None))
     metrics(BackendChanged("large", "l.test:1", "open", ""))
     metrics(SleepChanged("large", "l.test:1", "woken", 2.5))
@@ -111,6 +113,10 @@ class Pool:
     name: str
     backends: tuple[Backend, ...]
     waiting: int = 0
+
+    def queued(self, *, low: bool) -> int:
+        """Two of high priority wait, one of low."""
+        return 1 if low else 2
 
 
 POOLS = (

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import httpx
 import pytest
 
-import app.serve
+import app.rooms
 import tests.running
 from app.admin import admin_app
 from app.decisions import hashed
@@ -179,7 +179,7 @@ async def test_a_decision_is_found_under_the_picture_that_the_request_had(
     gateway: Started, small: Backend, large: Backend, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = {**TABLE, "alive": WhoIsAlive}
-    for module in (app.serve, tests.running):
+    for module in (app.rooms, tests.running):
         monkeypatch.setattr(module, "TABLE", kinds)
     running = await gateway(learning(small, large, file, policies={"auto": {"use": "alive"}}))
     go_on = asyncio.Event()

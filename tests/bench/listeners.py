@@ -21,9 +21,10 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from app.decisions import Decisions, Served
-from app.keys import Keys, new_key
+from app.keys import Admitted, Keys, new_key
 from app.log import CAPACITY, Log
 from app.metrics import GAP, Metrics
+from app.state.memory import MemoryStore
 from policies import TABLE
 from router.config import Form, parse
 from router.observe import AttemptEnded, RequestEnded
@@ -120,11 +121,23 @@ def key_figures(folder: Path) -> None:
     limits = {"requests_per_minute": never_met, "tokens_per_minute": never_met, "spend_usd": 1e9}
     file = folder / "keys.yaml"
     file.write_text("keys:\n" + entry.model_copy(update=limits).yaml())
-    keys = Keys(file)
+    keys = Keys(file, MemoryStore(), "alone")
     padding = [(f"x-header-{i}".encode(), b"value") for i in range(8)]
     headers = [*padding, (b"authorization", f"Bearer {secret}".encode())]
     ended = request(3, 0)
-    tell("keys: admit", microseconds(lambda: keys.admit(headers)))
+
+    async def admit() -> None:
+        admitted = await keys.admit(headers)
+        assert isinstance(admitted, Admitted)
+        admitted.leave()
+
+    async def many(number: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(number):
+            await admit()
+        return (time.perf_counter() - begin) / number * 1e6
+
+    tell("keys: admit and leave", asyncio.run(many(20_000)))
     tell("keys: charge", microseconds(lambda: keys(ended)))
 
 

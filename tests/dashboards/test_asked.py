@@ -35,6 +35,7 @@ CLOSED: dict[tuple[str, str], set[str]] = {
     ("tandem_shadow_failures_total", "why"): SHADOWED,
     ("tandem_decisions_total", "outcome"): KEPT,
     ("tandem_sleep_changes_total", "change"): {"woken", "slept", "wake_failed", "sleep_failed"},
+    ("tandem_shed_total", "why"): {"full", "slow", "timeout"},
     ("up", "job"): {"tandem"},
 }
 """The values that a label of a metric may have, wherever a query spells one out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,6 +32,8 @@ FIRST, SECOND, NONE = (
     attempt("small", "", -1),
 )
 ANOTHER = Open("small", CHAT, avoid=frozenset({"a:1"}))
+BESIDE = replace(ANOTHER, waits=False)
+"""Beside one that is under way: whoever waits in line is no quicker."""
 
 
 def opened(policy: Hedge | None = None) -> Playbook:
@@ -39,7 +42,7 @@ def opened(policy: Hedge | None = None) -> Playbook:
 
 
 def raced() -> Playbook:
-    return opened().hears(TimedOut()).asks(ANOTHER).hears(SECOND).asks(Next((FIRST, SECOND)))
+    return opened().hears(TimedOut()).asks(BESIDE).hears(SECOND).asks(Next((FIRST, SECOND)))
 
 
 def test_a_quick_first_backend_is_not_hedged() -> None:
@@ -75,7 +78,7 @@ def test_if_both_fail_the_first_failure_is_the_answer() -> None:
 
 
 def test_with_nobody_else_to_ask_it_waits_on() -> None:
-    played = opened().hears(TimedOut()).asks(ANOTHER).hears(NONE).asks(Next((FIRST,)))
+    played = opened().hears(TimedOut()).asks(BESIDE).hears(NONE).asks(Next((FIRST,)))
     played.hears(delta(FIRST, "7")).asks(Note("first", "a:1"), Relay(FIRST))
     played.hears(finished(FIRST)).ends(finished(FIRST))
 
@@ -97,7 +100,7 @@ def test_a_clients_mistake_is_not_hedged() -> None:
 def test_another_model_may_be_the_backup() -> None:
     large = attempt("large", "c:1", 1)
     played = opened(Hedge(model="small", delay=0.2, backup="large")).hears(TimedOut())
-    played.asks(Open("large", CHAT, avoid=frozenset({"a:1"}))).hears(large)
+    played.asks(replace(BESIDE, model="large")).hears(large)
     played.asks(Next((FIRST, large))).hears(delta(large, "7"))
     played.asks(Close(FIRST), Note("hedged", "c:1"), Relay(large))
     played.hears(finished(large)).ends(finished(large))

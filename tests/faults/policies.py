@@ -1,0 +1,98 @@
+"""The policies that faults are tried on, one of every kind, and how each is asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app import embedded
+from policies import TABLE
+from tests.faults.proxy import Proxy
+from tests.running import Config, config
+
+BOTH = {"small": "small", "large": "large"}
+READING: Config = {
+    "use": "context",
+    "dense": False,
+    "way": "passages",
+    "search": {"chunk_tokens": 120, "overlap_tokens": 20, "keep": 2},
+}
+POLICIES: Mapping[str, Config] = {
+    "direct": {"use": "direct", "model": "small"},
+    "fallback": {"use": "fallback", "targets": ["small", "large"]},
+    "split": {"use": "split", "weights": {"small": 1}},
+    "cascade": {"use": "cascade", **BOTH, "pattern": "[0-9]"},
+    "rejecting": {"use": "cascade", **BOTH, "pattern": "no such words"},
+    "hedge": {"use": "hedge", "model": "small", "backup": "large", "delay": 0.6},
+    "entropy": {"use": "entropy", **BOTH, "threshold": 0.2, "window": 1, "dwell": 0},
+    "token_gate": {"use": "token_gate", **BOTH, "rule": "entropy", "threshold": 0.2},
+    "steps": {"use": "steps", **BOTH, "threshold": 0.1, "separator": "\n"},
+    "experts": {
+        "use": "experts",
+        "artifact": str(embedded.MODELS / embedded.EXPERTS),
+        "budget": {"large_share": 0.5},
+    },
+    "context": {**READING, "readers": {"small": {}, "large": {}}},
+}
+"""Limits and thresholds at which the pair's two models both have a hand in it."""
+LARGE_ALONE: Mapping[str, Config] = {"large-context": {**READING, "readers": {"large": {}}}}
+"""What a policy comes to that has lost the small model, where that is not what the large one says
+by itself."""
+ONE_MODEL = frozenset({"direct", "split"})
+"""Those that may ask the small model only."""
+HEDGED = "hedge"
+"""Its second call is as much a fault's doing as its own delay's."""
+COMPOSED = frozenset({"entropy", "token_gate", "steps"})
+"""Those whose answer two models write."""
+
+assert {said["use"] for said in POLICIES.values()} == TABLE.keys()
+
+LIMITS: Config = {
+    "deadline": 8,
+    "connect": 1,
+    "first_token": 1.5,
+    "idle": 1.5,
+    "retry_floor": 100_000,
+}
+"""Seconds: an answer of the pair takes a tenth, and several times that on a busy machine."""
+DEADLINE = float(LIMITS["deadline"])
+QUESTION = "A shop has 36 pens. It sells 17 and then buys 25 more. How many pens are there now?"
+DOCUMENT = "\n\n".join(
+    f"On day {day} the shop had {day * 7 + 3} pens and sold {day % 5} of them." for day in range(60)
+)
+MOST = 32
+"""Tokens of an answer: several steps and hand-offs."""
+
+
+def tree(proxies: Sequence[Proxy], **sections: Any) -> Config:
+    """A gateway in front of these; no breaker opens, so that cases do not meet each other's."""
+    models = {name: [p.url for p in proxies if p.model == name] for name in ("small", "large")}
+    made = {
+        "policies": {**POLICIES, **LARGE_ALONE},
+        "limits": LIMITS,
+        "breaker": {"failures": 1000},
+        "default": "direct",
+        **sections,
+    }
+    said: Config = json.loads(json.dumps(config(models, **made)))
+    said["models"]["small"]["price"] = {"input": 1.0, "output": 2.0}
+    said["models"]["large"]["price"] = {"input": 10.0, "output": 20.0}
+    return said
+
+
+def body(policy: str, *, stream: bool) -> dict[str, Any]:
+    """A request to this policy."""
+    said: dict[str, Any] = {
+        "model": policy,
+        "messages": [{"role": "user", "content": QUESTION}],
+        "temperature": 0,
+        "max_tokens": MOST,
+        "stream": stream,
+        "user": "somebody",
+    }
+    if stream:
+        said["stream_options"] = {"include_usage": True}
+    if "context" in policy:
+        said["documents"] = [{"id": "book", "title": "The shop", "text": DOCUMENT}]
+    return said
