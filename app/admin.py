@@ -11,6 +11,7 @@ for a rollback it is optional.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from enum import Enum
 from typing import Annotated, Any
@@ -70,6 +71,7 @@ def admin_app(
         description="Read, check, replace and roll back the configuration of a running gateway.",
         docs_url="/admin/docs",
         redoc_url=None,
+        redirect_slashes=False,
         swagger_ui_oauth2_redirect_url=None,
         openapi_url="/admin/openapi.json",
     )
@@ -77,6 +79,7 @@ def admin_app(
     app.state.operators = operators
     app.state.decisions = decisions
     app.state.audit = audit
+    app.state.checking = asyncio.Lock()
     app.state.member = member or Member(MemoryStore(), revisions, member_name())
     for routes in _routes():
         app.include_router(routes)
@@ -185,8 +188,11 @@ async def put_config(
 
 async def check_config(request: Request, revisions: Active) -> CheckView:
     """Say what a PUT of this document would find wrong, without swapping anything."""
+    text, form = await read_document(request)
+    checking: asyncio.Lock = request.app.state.checking
     try:
-        document = await revisions.check(*await read_document(request))
+        async with checking:  # one at a time: each may take seconds of the one interpreter
+            document = await revisions.check(text, form)
     except ConfigError as error:
         return CheckView(ok=False, problems=problem_views(error.problems))
     return CheckView(ok=True, etag=document.written.etag)

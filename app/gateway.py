@@ -32,6 +32,7 @@ from router.observe import Observers, Refused
 from router.revisions import Revisions
 from router.runtime import Runtime
 from router.steps import Request, Surface
+from router.values import LONGEST_NAME
 from router.wire import READ, parse, request_id
 
 SURFACES = {f"/v1/{surface.value}": surface for surface in Surface}
@@ -272,7 +273,8 @@ class Watch:
 
 def unknown_model(name: str) -> Fault:
     """OpenAI's fault for a model that does not exist."""
-    message = f'there is no model or policy named "{name}"; GET /v1/models lists those there are'
+    shown = name[:LONGEST_NAME]  # a longer one exists nowhere, and could have megabytes
+    message = f'there is no model or policy named "{shown}"; GET /v1/models lists those there are'
     return Fault(Blame.CLIENT, message, 404, "model_not_found", "model")
 
 
@@ -285,7 +287,7 @@ def encoded(how: str) -> Fault:
 def not_found(path: str) -> Page:
     """A path that is not on the list."""
     served = ", ".join([*SURFACES, "/v1/models"])
-    message = f"there is nothing at {path}; served are {served}"
+    message = f"there is nothing at {path[:LONGEST_NAME]}; served are {served}"
     return Page(404, errors.body_of(Fault(Blame.CLIENT, message, 404, "unknown_url")))
 
 

@@ -38,6 +38,7 @@ from app.state.use import asking, left
 from router.faults import Blame, Fault
 from router.observe import Observation, RequestEnded
 from router.steps import Request
+from router.values import LONGEST_NAME
 from router.wire import bad
 
 __all__ = ["Admitted", "KeyEntry", "Keys", "KeysError", "new_key"]
@@ -106,7 +107,8 @@ class Admitted:
         """None if the key may use `target`; else OpenAI's answer, which hides what exists."""
         if self.may_use(target):
             return None
-        message = f"The model `{target}` does not exist, or this API key may not use it."
+        shown = target[:LONGEST_NAME]
+        message = f"The model `{shown}` does not exist, or this API key may not use it."
         return Fault(Blame.CLIENT, message, 404, "model_not_found", "model")
 
     def leave(self) -> None:

@@ -28,7 +28,6 @@ from router.explain import Complaint, explain
 from router.hosts import HostConfig, HostName, check_memory
 from router.references import Reference, Table, build_policy, check_name, check_references
 from router.sections import (
-    FROZEN,
     AdminConfig,
     BreakerConfig,
     CorporaConfig,
@@ -40,14 +39,13 @@ from router.sections import (
     ListenConfig,
     LogConfig,
     ModelConfig,
-    Name,
     RequestsConfig,
     SecretsConfig,
-    Section,
     StoreConfig,
     TracingConfig,
 )
 from router.steps import Policy
+from router.values import FROZEN, Name, Section
 
 __all__ = [
     "Config", "ConfigError", "Document", "Form", "Problem", "Table", "Written", "load_file",
@@ -206,16 +204,23 @@ def _check_names(tree: Mapping[str, Any], built: Mapping[str, Policy]) -> Iterat
         yield ("default",), f"there are several; say which one: {', '.join(policies or models)}"
 
 
+OWN = "this secret is the gateway's own: it is not for backends"
+
+
 def _check_keys(config: Config) -> Iterator[Complaint]:
-    """Complain where the token of an operator would be sent to backends."""
+    """Complain where a token of an operator, or the store's password, would go to backends."""
     tokens = config.admin.tokens
-    variables = {config.admin.token_env, *(token.token_env for token in tokens)} - {None}
-    files = {token.token_file for token in tokens} - {None}
+    variables = {config.admin.token_env, *(token.token_env for token in tokens)}
+    files = {token.token_file for token in tokens}
+    if config.store:
+        variables.add(config.store.password_env)
+        files.add(config.store.password_file)
+    variables, files = variables - {None}, files - {None}
     for name, model in config.models.items():
         if model.api_key_env in variables:
-            yield ("models", name, "api_key_env"), "an admin token is not for backends"
+            yield ("models", name, "api_key_env"), OWN
         if model.api_key_file in files:
-            yield ("models", name, "api_key_file"), "an admin token is not for backends"
+            yield ("models", name, "api_key_file"), OWN
 
 
 def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:

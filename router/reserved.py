@@ -34,10 +34,15 @@ CONTENT = (
     "text_1", "text_2", "data_1", "data_2",
 )  # fmt: skip
 """Fields that hold what is read, on any of the surfaces."""
+SERVERS = {"tools": "server_url", "mcp_servers": "url"}
+"""Fields whose items may name a server that a backend is to ask, and where."""
 LINKS = frozenset({"image_url", "video_url", "audio_url", "file_url"})
 """Parts of a message that a backend fetches; each is a URL or has one."""
 TENSORS = frozenset({"prompt_embeds", "image_embeds", "audio_embeds", "video_embeds"})
 """Parts of a message that a backend unpacks into tensors."""
+SOURCE = "source"
+"""What has the URL in Anthropic's parts, and is a name in some documents."""
+PARTS = LINKS | TENSORS | {SOURCE}
 _AUTHORITY = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(?=[/?#]|\Z)")
 """A URL up to its path. What parsers read in two ways (a user, a backslash, a blank) is none."""
 ANY = "*"
@@ -53,10 +58,11 @@ def check(body: Mapping[str, Any], settings: RequestsConfig) -> None:
     for name in CONTENT:
         if type(found := body.get(name)) in (list, dict):
             _check_content(name, found, settings)
-    if isinstance(tools := body.get("tools"), list):
-        for tool in tools:
-            if isinstance(tool, dict) and tool.get("server_url") is not None:
-                _check_link("tools", tool["server_url"], settings)
+    for name, link in SERVERS.items():
+        if isinstance(servers := body.get(name), list):
+            for server in servers:
+                if isinstance(server, dict):
+                    _check_link(name, server.get(link), settings)
 
 
 def _check_arguments(arguments: Any, settings: RequestsConfig) -> None:
@@ -75,14 +81,18 @@ def _check_content(name: str, content: Any, settings: RequestsConfig) -> None:
             continue
         called = part.get("type") == "tool_use"  # its input is what a model said, not a part
         for key, value in part.items():
-            if key in TENSORS and value and key not in settings.allow:
-                raise _reserved(key)
-            if key in LINKS and value is not None:
-                _check_link(name, value.get("url") if type(value) is dict else value, settings)
-            elif key == "source" and type(value) is dict and value.get("url") is not None:
-                _check_link(name, value["url"], settings)
-            elif type(value) in (dict, list) and not (called and key == "input"):
+            if key in PARTS:
+                _check_part(name, key, value, settings)
+            if type(value) in (dict, list) and not (called and key == "input"):
                 left.append(value)
+
+
+def _check_part(name: str, key: str, value: Any, settings: RequestsConfig) -> None:
+    link = value.get("url") if type(value) is dict else value
+    if key in TENSORS and value and key not in settings.allow:
+        raise _reserved(key)
+    if key in LINKS or (key == SOURCE and type(value) is dict):
+        _check_link(name, link, settings)
 
 
 def _check_link(name: str, link: Any, settings: RequestsConfig) -> None:

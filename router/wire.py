@@ -18,6 +18,8 @@ from router.steps import Request, Surface
 
 ID_BITS = 96
 """Enough that two ids of a thousand million meet with a chance of 1 in 10**11."""
+DEEPEST = 250
+"""Levels of a body: orjson reads up to 1024 and writes 254, and a policy may put some around it."""
 SESSION_FIELDS = ("prompt_cache_key", "session_id", "user", "safety_identifier")
 """Body fields that name a conversation or its user, tried in this order after `x-session-id`."""
 
@@ -87,7 +89,17 @@ def _object(raw: bytes) -> Mapping[str, Any]:
         raise bad(f"the body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(body, dict):
         raise bad(f"the body must be a JSON object, not {_kind(body)}", code="invalid_json")
+    if raw.count(b"[") + raw.count(b"{") > DEEPEST and not _can_be_written(body):
+        raise bad(f"the body is nested deeper than {DEEPEST} levels", code="invalid_json")
     return body
+
+
+def _can_be_written(body: Mapping[str, Any]) -> bool:
+    try:
+        orjson.dumps([[[[body]]]])
+    except orjson.JSONEncodeError:
+        return False
+    return True
 
 
 def _check_messages(messages: Any) -> None:

@@ -119,7 +119,8 @@ def test_the_code_map_names_every_module_and_no_other() -> None:
 def test_what_architecture_names_is_there() -> None:
     """Tests, folders, and the classes and functions on a request's way."""
     page = text("ARCHITECTURE.md")
-    for path in re.findall(r"`((?:app|router|policies|deploy|tests|requirements)/[\w./]+)`", page):
+    named = r"`((?:app|router|policies|deploy|tests|requirements)/[\w./]+)`"
+    for path in re.findall(named, page + text("docs/security.md")):
         assert (ROOT / path).exists(), path
     code = "".join(path.read_text(encoding="utf-8") for path in sources(*ROOMS))
     for name in re.findall(r"`?([A-Z][A-Za-z]+\.[a-z_]+)\b", section(page, "A request's way")):

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from socket import socket
 from typing import Any
@@ -18,7 +19,7 @@ from app.admin import admin_app
 from app.admin_guard import LARGEST_BODY, admin_address, is_loopback
 from app.audit import Audit
 from app.operators import Operator, Operators, Role
-from router.config import parse
+from router.config import Document, Form, parse
 from router.fleet import Abilities
 from router.revisions import Revisions
 from router.sections import AdminConfig
@@ -435,3 +436,62 @@ def test_answers_are_documented(client: httpx.Client) -> None:
             assert {"200", "202"} & operation["responses"].keys()
             assert path == "/healthz" or operation["security"] == [{"HTTPBearer": []}]
     assert client.get("/admin/docs").status_code == 200
+
+
+def test_a_path_is_what_it_is(client: httpx.Client) -> None:
+    """No redirect to wherever `Host` points, and no path but those there are."""
+    for path in (
+        "/admin/config/",
+        "/admin//config",
+        "//admin/config",
+        "/admin/%2e%2e/healthz",
+        "/admin/corpora/..%2f..%2fetc",
+        "/ADMIN/config",
+    ):
+        answer = client.get(path, headers={"host": "evil.example"})
+        refused(answer, 404, "http")
+        assert "location" not in answer.headers
+
+
+BOMBS = {
+    "aliases": "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",
+    "merge": "a: &a {b: 1}\nc: {<<: *a}\n",
+    "depth": "[" * 100_000,
+    "tag": "a: !!python/object/apply:os.system [true]\n",
+    "number": "a: " + "9" * 100_000,
+    "nul": "a: \0",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+def test_a_document_that_is_a_trap(client: httpx.Client, bomb: str) -> None:
+    checked = client.post("/admin/config/check", content=bomb, headers=YAML)
+    assert checked.json()["ok"] is False
+    assert len(checked.content) < 2000
+
+
+def test_one_document_is_checked_at_a_time(
+    admin: tuple[httpx.Client, Revisions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may take seconds of the one interpreter that also serves requests."""
+    client, revisions = admin
+    checking, most = 0, 0
+    check = revisions.check
+
+    async def counted(text: str, form: Form) -> Document:
+        nonlocal checking, most
+        checking += 1
+        most = max(most, checking)
+        try:
+            return await check(text, form)
+        finally:
+            checking -= 1
+
+    monkeypatch.setattr(revisions, "check", counted)
+
+    def ask(_: int) -> int:
+        return client.post("/admin/config/check", content=TEXT, headers=YAML).status_code
+
+    with ThreadPoolExecutor(4) as several:
+        assert set(several.map(ask, range(12))) == {200}
+    assert most == 1

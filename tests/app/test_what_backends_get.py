@@ -227,6 +227,28 @@ async def test_no_other_path_reaches_a_backend(gateway: Started, small: Backend)
         assert small.calls == [], path
 
 
+async def test_what_is_not_there_is_not_repeated_at_length(
+    gateway: Started, small: Backend, keys: tuple[str, dict[str, str]]
+) -> None:
+    """A name may have megabytes and line breaks; an answer and a log line have neither."""
+    file, secrets = keys
+    running = await gateway(config({"small": small}, keys={"file": file}))
+    long = "a\r\nx-evil: 1\n" * 100_000
+    theirs = {"authorization": f"Bearer {secrets['alice']}"}
+    for answer in (
+        await running.client.post(CHAT, json={"model": long, "messages": []}, headers=theirs),
+        await running.client.get("/v1/models/" + "a" * 50_000, headers=theirs),
+        await running.client.get("/none/" + "a" * 50_000),
+    ):
+        assert answer.status_code == 404
+        assert len(answer.content) < 1000
+        assert "x-evil" not in answer.headers
+    labels = [labels for family in (await running.metrics()).values() for labels in family]
+    assert not [
+        label for several in labels for label in several if "evil" in label or "aaa" in label
+    ]
+
+
 OURS = [
     "/v1/chat/completions",
     "/v1/chat/completions?path=/sleep",
@@ -249,6 +271,36 @@ async def test_however_a_path_is_written_the_backend_gets_ours(
         assert said.startswith(b"HTTP/1.1 200") is (len(small.calls) > before), path
     assert small.calls
     assert {(call.path, call.headers["host"]) for call in small.calls} == {(CHAT, small.name)}
+
+
+LENGTH = b"content-length: %d" % len(ASKED)
+SMUGGLED = {
+    "both": b"content-length: 5\r\ntransfer-encoding: chunked",
+    "two": LENGTH + b"\r\ncontent-length: 5",
+    "list": LENGTH + b", 5",
+    "plus": b"content-length: +5",
+    "minus": b"content-length: -1",
+    "endless": b"content-length: 99999999999999999999999",
+    "unknown": b"transfer-encoding: xchunked",
+    "not last": b"transfer-encoding: chunked, identity",
+    "blank": b"content-length : 5",
+    "folded": LENGTH + b"\r\n content-length: 5",
+    "line feed": LENGTH + b"\nx-evil: 1",
+    "carriage return": LENGTH + b"\rx-evil: 1",
+    "nul": LENGTH + b"\r\nx-evil: a\0b",
+}
+
+
+async def test_no_second_request_hides_in_a_first(gateway: Started, small: Backend) -> None:
+    running = await gateway(config({"small": small}))
+    for name, lines in SMUGGLED.items():
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\n".encode()
+        async with wire(running.url) as client:
+            await client.send(head + lines + b"\r\n\r\n" + ASKED + request(ASKED))
+            said = await client.rest()
+        assert said.startswith(b"HTTP/1.1 400 "), (name, said)
+        assert said.count(b"HTTP/1.1") == 1, name
+    assert small.calls == []
 
 
 HOSTS = ["evil.example", "evil.example/v1/models?", "a@b", "", "127.0.0.1:1", "x/../../healthz?"]

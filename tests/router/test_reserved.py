@@ -72,6 +72,9 @@ LINKED = {
     "anthropic-result": chat({"type": "tool_result", "content": [{"image_url": "http://a"}]}),
     "rerank": {"query": "x", "documents": [{"content": [{"image_url": "http://a"}]}]},
     "score": {"text_1": {"content": [{"image_url": "http://a"}]}},
+    "mcp-anthropic": {"mcp_servers": [{"type": "url", "url": "http://a"}]},
+    "listed": image(["http://a"]),
+    "nested": chat({"type": "document", "source": {"content": [{"image_url": "http://a"}]}}),
     "mcp": {"tools": [{"type": "mcp", "server_url": "http://a"}]},
 }
 

@@ -73,14 +73,17 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         sent(document(tmp_path, api_key_file="key"))
 
 
-def test_an_admin_token_is_not_sent_to_backends(tmp_path: Path) -> None:
-    for model in ({"api_key_env": "TOKEN"}, {"api_key_env": "A"}, {"api_key_file": "b"}):
+def test_a_secret_of_the_gateways_own_is_not_sent_to_backends(tmp_path: Path) -> None:
+    store = {"url": "redis://127.0.0.1:6379/0", "password_env": "REDIS"}
+    for variable in ("TOKEN", "A", "REDIS", None):
+        model = {"api_key_env": variable} if variable else {"api_key_file": "b"}
         tokens = [
             {"name": "a", "role": "viewer", "token_env": "A"},
             {"name": "b", "role": "viewer", "token_file": "b"},
         ]
-        written = tree(tmp_path, **model) | {"admin": {"token_env": "TOKEN", "tokens": tokens}}
-        with pytest.raises(ConfigError, match="an admin token is not for backends"):
+        admin = {"token_env": "TOKEN", "tokens": tokens}
+        written = tree(tmp_path, **model) | {"admin": admin, "store": store}
+        with pytest.raises(ConfigError, match="it is not for backends"):
             parse(yaml.safe_dump(written), TABLE)
 
 

@@ -115,3 +115,21 @@ def test_every_request_has_an_id_of_its_own() -> None:
     ids = {parse(Surface.CHAT, b'{"messages":[]}', {}, "auto", rng).id for _ in range(100)}
     assert len(ids) == 100
     assert all(len(one) == len("req-") + 24 for one in ids)
+
+
+@pytest.mark.parametrize("depth", [252, 260, 1000, 2000, 100_000])
+@pytest.mark.parametrize("field", ["messages", "tools", "x"])
+def test_a_body_that_could_not_be_written_again_is_refused(field: str, depth: int) -> None:
+    """A policy may have to: more levels can be read than written."""
+    deep = "[" * depth + "]" * depth
+    said = {"messages": "[]", field: f'[{{"content": {deep}}}]'}
+    raw = "{" + ", ".join(f'"{name}": {value}' for name, value in said.items()) + "}"
+    fault = parsed_or_fault(raw.encode(), Surface.CHAT)
+    assert isinstance(fault, Fault)
+    assert fault.code == "invalid_json"
+
+
+def test_a_body_of_many_levels_is_taken() -> None:
+    deep = b"[" * 240 + b"]" * 240
+    body = parsed(b'{"messages": [], "x": ' + deep + b', "y": [' + b"{}," * 999 + b"{}]}").body
+    assert orjson.dumps(body)
