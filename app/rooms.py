@@ -22,6 +22,7 @@ from app.keys import Keys
 from app.log import Log
 from app.member_metrics import members_now
 from app.metrics import Metrics, watch_lag
+from app.state.hints import Hints
 from app.state.journal import StoredJournal
 from app.state.member import Member, member_name
 from app.state.places import Places, places
@@ -88,7 +89,7 @@ async def rooms(
     observe = Observers(metrics, recent, *hearing, *listeners)
     decisions = Decisions(config.decisions, observe)
     revisions = Revisions(document, TABLE, observe, journal=journal, past=past)
-    member = Member(where.shared, revisions, name)
+    member = Member(where.shared, revisions, name, [Hints(where.shared, name, pools).exchange])
     shared = _shared(limits, lambda: member.share)
     gateway = Gateway(revisions, shared, observe, together, decisions, keys, tracing)
     health = Health(observe)

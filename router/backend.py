@@ -120,6 +120,15 @@ class Backend:
         """Whether a call would be sent to it at once, as far as sleep is concerned."""
         return self.rest.open
 
+    @property
+    def failing(self) -> bool:
+        """Whether its breaker is open."""
+        return self._breaker.open
+
+    def warn(self) -> None:
+        """Another process has seen it fail: one failure more is enough here."""
+        self._breaker.warn()
+
     def turn(self) -> Turn:
         """A turn for one call: counted in at once, or when the server is awake."""
         return self.rest.turn(self.enter)

@@ -4,6 +4,8 @@
     open     no calls for a pause, which doubles with each failed trial up to `longest`
     trial    one call may pass: if it goes well, closed again; if not, the next, longer pause
 
+Another process may say that its own has opened: then one failure more is enough here.
+
 It knows outcomes and the time of each, nothing else: no clock, no timer, no backend. A client's
 mistake and a busy backend never reach it (see `router.backend`), so neither can open it.
 """
@@ -26,11 +28,15 @@ class BreakerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a call ended, and when (seconds, any monotonic clock). `trial`: it was the trial call."""
+    """How a call ended, and when (seconds, any monotonic clock).
+
+    `trial`: it was the trial call. `elsewhere`: it was no call, but what another process has seen.
+    """
 
     ok: bool
     at: float
     trial: bool = False
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,10 @@ def control(settings: BreakerSettings) -> Generator[Gate, Outcome, Never]:
         failures = 0
         while failures < settings.failures:
             outcome = yield Gate()
-            failures = 0 if outcome.ok else failures + 1
+            if outcome.elsewhere:
+                failures = max(failures, settings.failures - 1)
+            else:
+                failures = 0 if outcome.ok else failures + 1
         pause = settings.wait
         while not outcome.ok:
             gate = Gate(until=outcome.at + pause)
@@ -84,6 +93,10 @@ class Breaker:
         if outcome.trial:
             self._trial = False
         self._gate = self._control.send(outcome)
+
+    def warn(self) -> None:
+        """Another process has seen this backend fail."""
+        self._gate = self._control.send(Outcome(ok=False, at=0.0, elsewhere=True))
 
     def forget(self, trial: bool) -> None:
         """A call ended without telling anything about the backend (its client left, say)."""

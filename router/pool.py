@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
+from zlib import crc32
 
 from router.backend import Backend, Clock
 from router.breaker import BreakerSettings
@@ -26,6 +27,8 @@ MOST_BLOCKS = 32
 """Blocks looked at per prompt (16 KiB): beyond that, two prompts agree for good or differ."""
 REMEMBERED = 20_000
 """Prefix blocks remembered per pool (about 3 MB)."""
+MOST_NEWS = 200
+"""Prefixes told to other processes at once: those of a second of a busy one."""
 HELD = 0.4
 """Factor on the score of a backend that holds the whole prefix: worth about 1.5 more in flight."""
 UNKNOWN = Abilities()
@@ -40,19 +43,27 @@ def seen_by(salt: str, prompt: bytes) -> bytes:
 
 
 def prefix_blocks(prompt: bytes) -> list[int]:
-    """Chained hashes of the prompt's leading blocks: equal lists mean equal prefixes."""
+    """Chained checksums of the prompt's leading blocks: equal lists mean equal prefixes.
+
+    They are alike in all processes. Two prefixes in four billion that share one cost a detour.
+    """
     chain, blocks = 0, []
     for start in range(0, min(len(prompt), MOST_BLOCKS * BLOCK) - BLOCK + 1, BLOCK):
-        chain = hash((chain, prompt[start : start + BLOCK]))
+        chain = crc32(prompt[start : start + BLOCK], chain)
         blocks.append(chain)
     return blocks
 
 
 class PrefixMemory:
-    """Which backend last saw which prefix; the least recently seen is forgotten first."""
+    """Which backend last saw which prefix; the least recently seen is forgotten first.
+
+    `news` are the longest prefixes that another backend than before has seen since somebody last
+    took them, at most `MOST_NEWS`: what other processes should know.
+    """
 
     def __init__(self) -> None:
-        self._last: OrderedDict[Hashable, Backend] = OrderedDict()
+        self.news: deque[tuple[int, Backend]] = deque(maxlen=MOST_NEWS)
+        self._last: OrderedDict[int, Backend] = OrderedDict()
 
     def longest(self, blocks: Sequence[int]) -> tuple[Backend | None, float]:
         """The backend that holds the longest prefix, and what share of these blocks that is."""
@@ -63,6 +74,12 @@ class PrefixMemory:
 
     def learn(self, blocks: Sequence[int], backend: Backend) -> None:
         """`backend` is about to read this prompt."""
+        if blocks and self._last.get(blocks[-1]) is not backend:
+            self.news.append((blocks[-1], backend))
+        self.hear(blocks, backend)
+
+    def hear(self, blocks: Sequence[int], backend: Backend) -> None:
+        """`backend` holds these prefixes, as another process says."""
         for block in blocks:
             self._last[block] = backend
             self._last.move_to_end(block)
@@ -161,6 +178,11 @@ class Pool:
         ready = sum(backend.ready for backend in self.backends)
         places = max(int(queue.in_flight * ready * share), 1) if ready else 0
         return Bounds(places, queue.waiting, queue.longest, queue.floor)
+
+    @property
+    def prefixes(self) -> PrefixMemory:
+        """Which of its backends holds what."""
+        return self._prefixes
 
     def view(self) -> ModelView:
         """This pool as policies see it: what all its backends can do."""

@@ -62,17 +62,23 @@ def member_name() -> str:
 
 
 class Member:
-    """This process, called `name`, in the shared `store`. `exchanges` may be added to."""
+    """This process, called `name`, in the shared `store`."""
 
-    def __init__(self, store: Store, revisions: Revisions, name: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        revisions: Revisions,
+        name: str,
+        exchanges: Sequence[Exchange] = (),
+    ) -> None:
         self.name = name
         self.draining = False
-        self.exchanges: list[Exchange] = []
         self.trouble = ""
         self.alive = 1
         self.lagging = 0
         self._store = store
         self._revisions = revisions
+        self._exchanges = exchanges
         self._signs: dict[str, Row] = {}
         self._tried = 0.0
 
@@ -98,7 +104,7 @@ class Member:
             await self._follow()
             await self._store.put(TABLE, self.name, self._said())
             await self._look()
-            for exchange in self.exchanges:
+            for exchange in self._exchanges:
                 await exchange()
         except (StoreError, JournalError) as error:
             if not self.trouble:
