@@ -111,11 +111,23 @@ def _judging(commands: Commands) -> None:
 
 
 def _measuring(commands: Commands) -> None:
-    from app.bench import context, embedder, experts, handoffs, overhead, pair, retrieval, serving
+    from app.bench import (
+        context,
+        embedder,
+        experts,
+        handoffs,
+        overhead,
+        overload,
+        pair,
+        retrieval,
+        serving,
+    )
 
     benches = _group(commands, "bench", "measure the gateway, or policies on the embedded pair")
     about = "what the gateway itself costs"
     overhead.add_arguments(_command(benches, "overhead", about, overhead.main))
+    about = "what is left of a model's throughput under overload"
+    overload.add_arguments(_command(benches, "overload", about, overload.main))
     about = "what a prompt's vector costs a router"
     embedder.add_arguments(_command(benches, "embedder", about, embedder.main))
     about = "how well questions about documents are judged, and what that is worth"

@@ -19,6 +19,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from app.admin import admin_app
 from app.admin_audit import note_start
 from app.admin_guard import admin_address
 from app.audit import Audit
+from app.connection import Connection
 from app.gateway import Gateway
 from app.operators import operators_of, renew
 from app.report import backends_report, welcome
@@ -36,6 +38,7 @@ from app.rooms import Rooms, rooms
 from app.ui.routes import add_ui
 from router.config import Config, ConfigError, Document
 from router.runtime import misfits
+from router.sections import LimitsConfig
 
 DRAIN = 30
 """Seconds that streams may take to end in benchmarks and tests."""
@@ -95,10 +98,10 @@ def bind(host: str, port: int, setting: str) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def listening(gateway: Gateway) -> AsyncIterator[str]:
+async def listening(gateway: Gateway | FastAPI) -> AsyncIterator[str]:
     """The gateway on a free loopback port, whose URL this gives; for benchmarks and tests."""
     listener = bind("127.0.0.1", 0, "a free port")
-    server = _server(gateway)
+    server = _server(gateway, gateway.patience if isinstance(gateway, Gateway) else ample)
     # Not `serve`: it looks only ten times a second whether to stop, and hundreds of tests wait.
     server.config.load()
     server.lifespan = server.config.lifespan_class(server.config)
@@ -174,7 +177,9 @@ async def serve_on(
             raise ConfigError(document.written.source, problems)
         settle()
         drain = document.config.drain
-        servers = [_server(app, drain.finish) for app in (room.gateway, _admin(document, room))]
+        apps = (room.gateway, _admin(document, room))
+        patience = room.gateway.patience
+        servers = [_server(app, patience, drain.finish) for app in apps]
         with _until_signal(room, servers, drain.announce):
             pairs = zip(servers, (both.front, both.back), strict=True)
             running = asyncio.gather(*(server.serve([sock]) for server, sock in pairs))
@@ -206,11 +211,16 @@ def settle() -> None:
     gc.set_threshold(*COLLECT_EVERY)
 
 
-def _server(app: object, finish: float = DRAIN) -> Listening:
+def ample() -> float:
+    """Seconds that the clients of what is no gateway may take."""
+    return LimitsConfig().client
+
+
+def _server(app: object, patience: Callable[[], float], finish: float = DRAIN) -> Listening:
     return Listening(
         uvicorn.Config(
             app,  # type: ignore[arg-type]  # ours is stricter about its messages than uvicorn's
-            http="httptools",
+            http=partial(Connection, patience=patience),  # type: ignore[arg-type]  # it is called
             loop="none",
             ws="none",
             lifespan="off",

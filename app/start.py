@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import resource
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from app.keyfile import KeysError
 from app.log import LogError
 from app.operators import OperatorsError
 from app.serve import Listen, ServeError, serve
+from app.tracing.tracing import TracingError
 from app.workers import serve_many
 from policies import TABLE
 from router.config import ConfigError, Document, load_file, parse
@@ -24,15 +27,21 @@ from router.runtime import build
 
 REFUSALS = (
     AuditError, ConfigError, DecisionsError, KeysError, LogError, OperatorsError, ServeError,
+    TracingError,
     embedded.EmbeddedError,
 )  # fmt: skip
 """What can be wrong at start; each says in one line what to do."""
+
+
+FILES = (1 << 20, 65_536, 10_240)
+"""Open files to ask for where the hard limit is not allowed itself; macOS allows the last."""
 
 
 def start(file: Path | None, listen: Listen, workers: int = 1) -> int:
     """Serve the config in `file`, or the embedded pair if there is none, with so many processes;
     gives the exit status.
     """
+    open_more_files()
     try:
         if file is None:
             uvloop.run(_serve_embedded(listen, workers))
@@ -42,6 +51,19 @@ def start(file: Path | None, listen: Listen, workers: int = 1) -> int:
         print(f"tandem: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def open_more_files() -> None:
+    """Allow as many open files as the hard limit does: the usual soft limit of 1,024 is for
+    programs that use `select`, and would be 500 clients here.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft in (hard, resource.RLIM_INFINITY):
+        return
+    for wanted in (hard, *(files for files in FILES if files > soft)):
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return
 
 
 async def _serve_embedded(listen: Listen, workers: int) -> None:

@@ -54,7 +54,7 @@ class Overload:
                 expected = "is full" if wait == float("inf") else f"would take {wait:.1f} s"
                 yield from note("overloaded", f"a place with {name} {expected}")
                 return (yield from route(self.cheaper, request))
-        ended = yield from route(self.target, request, share=1 / 2)
+        ended = yield from route(self.target, request)
         if not _shed(ended):
             return ended
         yield from note("shed", f"by {self.target}: {ended.fault.summary}")

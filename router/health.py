@@ -15,17 +15,16 @@ from dataclasses import replace
 
 import httpx
 
+from router.asking import asker
 from router.backend import Backend
 from router.faults import Blame, FaultError
 from router.observe import BackendChanged, Listener
+from router.origins import exhausted
 from router.pool import Pool
 from router.probe import Endpoint, probe
 from router.runtime import Runtime
 from router.sections import HealthConfig
 
-FRESH = httpx.Limits(max_keepalive_connections=0)
-"""A connection for each check: vLLM closes idle ones after 5 s, which is when the next check would
-find it closed and take that for an answer."""
 PROBE_TIMEOUT = 10.0
 """Seconds for one question of a probe: the first token of a busy server may take as long."""
 
@@ -35,7 +34,7 @@ class Health:
 
     def __init__(self, observe: Listener) -> None:
         self._observe = observe
-        self._client = httpx.AsyncClient(trust_env=False, limits=FRESH)
+        self._client = asker()
         self._tasks: dict[Backend, asyncio.Task[None]] = {}
         self._pools: dict[Backend, Pool] = {}
         self._asked: dict[Backend, asyncio.Event] = {}
@@ -89,6 +88,7 @@ class Health:
                 backend.probed &= healthy  # another version may come back in its place
                 state = "healthy" if healthy else "unhealthy"
                 self._observe(BackendChanged(pool.name, backend.name, state, why))
+                pool.line.admit()  # there are more places, or none to wait for
             backend.why = why
             self._asked[backend].set()
             with contextlib.suppress(TimeoutError):
@@ -107,9 +107,13 @@ class Health:
         except httpx.TimeoutException:
             raise
         except httpx.HTTPError as error:
+            if exhausted(error):  # that is no news of the backend
+                return backend.healthy, backend.why
             return False, f"{settings.path}: {error!r}"
         except FaultError as error:
             return False, error.fault.message
+        except Exception as error:  # noqa: BLE001  # whatever it has said, it must be asked again
+            return False, f"it answers as no server should: {error!r}"
         return True, ""
 
     async def _probe(self, backend: Backend, pool: Pool) -> None:

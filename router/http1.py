@@ -41,6 +41,12 @@ class ConnectTimeoutError(ConnectError):
     """No connection was made in time."""
 
 
+class ExhaustedError(ConnectError):
+    """No connection could be made for want of descriptors, ports or memory here: no fault of the
+    other side's.
+    """
+
+
 class TlsError(ConnectError):
     """Somebody accepted the connection, but TLS failed: most often the certificate."""
 

@@ -61,17 +61,21 @@ class Room(Protocol):
     def bounds(self, share: float) -> Bounds:
         """Its bounds now, of which this process has so large a share."""
 
+    def has_place(self, taken: int, share: float) -> bool:
+        """Whether there is a place beside those taken; quicker than to ask for all bounds."""
+
 
 class Place:
     """A place. Calls of one answer share it; it is free when none is left and nobody keeps it."""
 
-    __slots__ = ("_calls", "_kept", "_line", "since")
+    __slots__ = ("_calls", "_kept", "_line", "since", "used")
 
     def __init__(self, line: Line, since: float) -> None:
         self._line = line
         self._calls = 1
         self._kept = False
         self.since = since
+        self.used = True
 
     @property
     def taken(self) -> bool:
@@ -86,6 +90,11 @@ class Place:
         """One call is over."""
         self._calls -= 1
         self._free()
+
+    def return_unused(self) -> None:
+        """No call was made after all."""
+        self.used = self._kept or self._calls > 1
+        self.leave()
 
     def keep(self) -> None:
         """Hold it between calls, too: the client has seen a part of what is written here."""
@@ -138,7 +147,7 @@ class Waiting:
         """Nobody waits any more, and nobody wants the place."""
         self._line.drop(self)
         if self.place:
-            self.place.leave()
+            self.place.return_unused()
 
 
 class Line:
@@ -153,12 +162,13 @@ class Line:
         self._stood = [0.0, 0.0, 0.0]
         self._owed = [0.0, 0.0]
         self._held = 0.0
+        self._waiting = 0
 
     # ------------------------------------------------------------------------------ reading
 
     def waiting(self, at: Class | None = None) -> int:
         """How many wait, in one line or in all."""
-        return sum(map(len, self._lines)) if at is None else len(self._lines[at])
+        return self._waiting if at is None else len(self._lines[at])
 
     def expected(self, at: Class) -> float:
         """Seconds that somebody who comes now must be expected to wait, 0 if not at all; infinite
@@ -167,7 +177,7 @@ class Line:
         if self._room is None:
             return 0.0
         bounds = self._room.bounds(self.share)
-        if bounds.places == 0 or not (self.waiting() or self.taken >= bounds.places):
+        if bounds.places == 0 or not (self._waiting or self.taken >= bounds.places):
             return 0.0
         return math.inf if self._refusal(at, math.inf, bounds) else self._wait(at, bounds)
 
@@ -191,9 +201,9 @@ class Line:
     def enter(self, room: Room, share: float = 1.0) -> Place | None:
         """A place at once, if one is free and nobody waits for it."""
         self._room, self.share = room, share
-        if self.waiting():
+        if self._waiting:
             self.admit()
-        if self.waiting() or self.taken >= room.bounds(share).places:
+        if self._waiting or not room.has_place(self.taken, share):
             return None
         return self.take()
 
@@ -215,6 +225,7 @@ class Line:
             self._stood[at] = self._clock()
         waiting = Waiting(self, at)
         line[waiting] = None
+        self._waiting += 1
         return waiting
 
     def _refusal(self, at: Class, patience: float, bounds: Bounds) -> Refusal | None:
@@ -233,21 +244,25 @@ class Line:
 
     def leave(self, place: Place) -> None:
         """A place is free again."""
-        held = self._clock() - place.since
-        self._held += (held - self._held) * (NEWEST if self._held else 1.0)
+        if place.used:
+            held = self._clock() - place.since
+            self._held += (held - self._held) * (NEWEST if self._held else 1.0)
         self.taken -= 1
-        self.admit()
+        if self._waiting:
+            self.admit()
 
     def drop(self, waiting: Waiting) -> None:
         """Whoever waited has gone."""
-        self._lines[waiting.at].pop(waiting, None)
+        if waiting in self._lines[waiting.at]:
+            del self._lines[waiting.at][waiting]
+            self._waiting -= 1
 
     def admit(self) -> None:
         """Give out the places that are free. If there are none at all, nobody waits for them."""
-        if self._room is None or not self.waiting():
+        if self._room is None or not self._waiting:
             return
         bounds = self._room.bounds(self.share)
-        while self.waiting() and (self.taken < bounds.places or bounds.places == 0):
+        while self._waiting and (self.taken < bounds.places or bounds.places == 0):
             waiting = self._next(bounds.floor)
             self.drop(waiting)
             waiting.begin(self.take() if bounds.places else None)

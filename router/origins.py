@@ -8,6 +8,7 @@ connection is `router.http1`'s.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections.abc import Mapping
@@ -19,12 +20,26 @@ from router.http1 import (
     Connection,
     ConnectTimeoutError,
     Exchange,
+    ExhaustedError,
     HungUpError,
     TlsError,
 )
 
+OURS = frozenset({
+    errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL,
+})  # fmt: skip
+"""What this process or its machine has too little of: descriptors, memory, ports."""
 KEEP_IDLE = 4.0
 """Seconds an idle connection is kept. vLLM (uvicorn) closes its own after 5, so be first."""
+
+
+def exhausted(error: BaseException | None) -> bool:
+    """Whether a connection failed for want of something here, wherever in the chain it is told."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in OURS:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,6 +161,8 @@ class Client:
         except socket.gaierror as error:
             raise ConnectError(f"no address of {origin.host}: {error.strerror}") from error
         except OSError as error:
+            if exhausted(error):
+                raise ExhaustedError(error.strerror or str(error)) from error
             raise ConnectError(error.strerror or str(error)) from error
 
     def _swept(self) -> None:

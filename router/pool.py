@@ -146,6 +146,14 @@ class Pool:
         most = max(self.settings.queue.in_flight * self.line.share, 1.0)
         return [backend for backend in candidates if backend.in_flight + 1 <= most]
 
+    def has_place(self, taken: int, share: float) -> bool:
+        """Whether its line has a place to give beside those taken. Whether any server is up for
+        the first server's worth of them is found out when a backend is picked.
+        """
+        queue = self.settings.queue
+        assert queue
+        return taken + 1 <= queue.in_flight * share or taken < self.bounds(share).places
+
     def bounds(self, share: float) -> Bounds:
         """The bounds of its line, of which this process has such a share: a place at least."""
         queue = self.settings.queue

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import orjson
 
 from router.fleet import Abilities
 from router.steps import Surface
@@ -75,7 +76,7 @@ async def probe(asked: Endpoint, served_as: str) -> Abilities:
     try:
         models = await asked.get("/v1/models")
         models.raise_for_status()
-        cards = {card["id"]: card for card in models.json()["data"]}
+        cards = {str(card["id"]): card for card in orjson.loads(models.content)["data"]}
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         raise broken(f"/v1/models does not answer as it should: {error!r}", "no_models") from error
     if served_as not in cards:
@@ -89,7 +90,7 @@ async def probe(asked: Endpoint, served_as: str) -> Abilities:
         version=_text(version, "version"),
         surfaces=_surfaces(paths),
         served=tuple(sorted(cards)),
-        context=cards[served_as].get("max_model_len"),
+        context=_context(cards[served_as]),
         max_logprobs=await _max_logprobs(asked, served_as),
         token_ids=await _token_ids(asked, served_as, ids),
         tokenizer=None if ids is None else tuple(ids),
@@ -101,10 +102,15 @@ async def probe(asked: Endpoint, served_as: str) -> Abilities:
 
 def _object(response: httpx.Response) -> Json | None:
     try:
-        decoded = response.json() if response.is_success else None
+        decoded = orjson.loads(response.content) if response.is_success else None
     except ValueError:
         return None
     return decoded if isinstance(decoded, dict) else None
+
+
+def _context(card: Json) -> int | None:
+    value = card.get("max_model_len")
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _text(stated: Json | None, name: str) -> str | None:

@@ -285,6 +285,8 @@ class LimitsConfig(Section):
     """Longest wait for the next event in the middle of an answer."""
     keepalive: Seconds = 15.0
     """Silence on a stream after which the client is sent an SSE comment."""
+    client: Seconds = 60.0
+    """Longest wait for a client: until its request has arrived, and until it reads on."""
     body_mb: Megabytes = 20.0
     """Largest request body, in MiB."""
     answer_mb: Megabytes = 64.0
@@ -328,6 +330,15 @@ class LogConfig(Section):
 
     file: Text
     """A path, relative to the directory that Tandem is started in, or `-` for standard output."""
+
+
+class TracingConfig(Section):
+    """Traces and metrics by OpenTelemetry; without this section there are none. Where they go is
+    said by the `OTEL_...` environment variables.
+    """
+
+    trust_clients: bool = False
+    """Whether a request becomes part of its client's trace; otherwise it only links to that."""
 
 
 class DecisionsConfig(Section):

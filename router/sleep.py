@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 import httpx
+import orjson
 
+from router.asking import asker
 from router.backend import Backend
 from router.config import Config
 from router.faults import Blame, Fault
@@ -32,8 +34,6 @@ from router.rest import Rest
 from router.runtime import Runtime
 from router.sleep_plan import NEVER, Resident, State, plan
 
-FRESH = httpx.Limits(max_keepalive_connections=0)
-"""A connection for each question, as in `router.health`."""
 AFTER_FAILURE = 1.0
 """Seconds before a server that would not sleep is asked again, its residence aside."""
 NO_SLEEP_MODE = (
@@ -107,7 +107,7 @@ class Sleep:
         self._observe = observe
         self._woken = woken
         self._clock = clock
-        self._client = httpx.AsyncClient(trust_env=False, limits=FRESH)
+        self._client = asker()
         self._keepers: dict[Backend, Keeper] = {}
         self._config: Config | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -370,7 +370,7 @@ def _words(error: Exception) -> str:
 def _said(answer: httpx.Response) -> bool | None:
     """What `/is_sleeping` says; None if it does not answer as it should."""
     try:
-        stated = answer.json() if answer.is_success else None
+        stated = orjson.loads(answer.content) if answer.is_success else None
     except ValueError:
         return None
     sleeping = stated.get("is_sleeping") if isinstance(stated, dict) else None

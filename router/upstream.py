@@ -113,6 +113,9 @@ def _fault_of(error: http1.HttpError) -> FaultError:
     match error:
         case http1.ConnectTimeoutError():
             return broken("the backend did not accept a connection in time", "connect_timeout")
+        case http1.ExhaustedError():
+            message = f"the gateway can open no more connections: {error} (see ulimit -n)"
+            return FaultError(Fault(Blame.GATEWAY, message, 503, "exhausted", retry_after=1.0))
         case http1.ConnectError():
             return broken(f"cannot connect to the backend: {error}", "unreachable")
         case http1.HungUpError():

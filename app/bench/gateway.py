@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.bench.processes import BenchError, Running, answers, free_port, running
 from app.bench.upstream import MODEL
 
-__all__ = ["KEY", "Gateway", "document", "started"]
+__all__ = ["KEY", "Gateway", "document", "serving", "started"]
 
 KEY = "tdm-bench-0123456789abcdef0123456789abcdef"
 """The client's key, one of several in the file."""
@@ -30,6 +31,9 @@ OTHER_KEYS = 20
 
 TANDEM = "import sys; from app.cli import main; sys.exit(main())"
 """The `tandem` command, whether or not this checkout is installed."""
+
+NOT_HERE = ("keys", "log", "listen", "admin")
+"""Sections of a config that belong to serving clients."""
 
 ASK_SECONDS = 30.0
 """Longest wait for an answer to the benchmark's own questions, under load."""
@@ -98,8 +102,12 @@ class Gateway:
 
 
 @contextmanager
-def started(upstream: int, folder: Path, cpu: int | None) -> Iterator[Gateway]:
-    """Tandem in front of 127.0.0.1:`upstream`; its files go into `folder`."""
+def started(
+    upstream: int, folder: Path, cpu: int | None, more: Mapping[str, Any] | None = None
+) -> Iterator[Gateway]:
+    """Tandem in front of 127.0.0.1:`upstream`; its files go into `folder`. `more` are sections of
+    its config beside those of `document`.
+    """
     port, admin = free_port(), free_port()
     secrets = [KEY, *(f"{KEY}-{number}" for number in range(OTHER_KEYS))]
     entries = [
@@ -109,10 +117,26 @@ def started(upstream: int, folder: Path, cpu: int | None) -> Iterator[Gateway]:
     keys = folder / "keys.yaml"
     keys.write_text(json.dumps({"keys": entries}))  # JSON is YAML
     config = folder / "gateway.json"
-    config.write_text(json.dumps(document(upstream, keys)))
+    config.write_text(json.dumps({**document(upstream, keys), **(more or {})}))
     command = [
         *(sys.executable, "-c", TANDEM, "serve", "--config", str(config)),
         *("--port", str(port), "--admin-port", str(admin)),
     ]
     with running(command, port, cpu=cpu, ready=lambda port: answers(port) and answers(admin)) as it:
         yield Gateway(it, admin, keys)
+
+
+@contextmanager
+def serving(tree: Mapping[str, Any]) -> Iterator[Running]:
+    """The models and policies of `tree`, served to us alone: no keys, no log, free ports."""
+    port, admin = free_port(), free_port()
+    served = {name: part for name, part in tree.items() if name not in NOT_HERE}
+    with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
+        config = Path(folder) / "gateway.json"
+        config.write_text(json.dumps(served))
+        command = [
+            *(sys.executable, "-c", TANDEM, "serve", "--config", str(config)),
+            *("--port", str(port), "--admin-port", str(admin)),
+        ]
+        with running(command, port, cpu=None, ready=lambda _: answers(port)) as process:
+            yield process

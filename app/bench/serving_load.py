@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -26,8 +25,8 @@ from tqdm import tqdm
 
 from app import embedded
 from app.bench.figures import Figure, Report, machine, ratios, summary
-from app.bench.gateway import TANDEM
-from app.bench.processes import BenchError, Running, answers, free_port, running
+from app.bench.gateway import serving
+from app.bench.processes import BenchError
 from policies.training.token_gate.prompts import Prompt, read_prompts
 
 PATIENCE = 600.0
@@ -35,8 +34,6 @@ PATIENCE = 600.0
 WARM = 16
 """Tokens per answer of a first round that does not count: connections, caches and kernels warm up
 in it."""
-NOT_HERE = ("keys", "log", "listen", "admin")
-"""Sections of the config that belong to serving clients."""
 DATA = "data: "
 DONE = "[DONE]"
 
@@ -88,7 +85,7 @@ async def measure(plan: Plan) -> Report:
             for streams in plan.streams
             for name in names
         ]
-        with _gateway(tree) as gateway:
+        with serving(tree) as gateway:
             rates = await _all(f"http://127.0.0.1:{gateway.port}", loads)
     report = Report(machine())
     measured = [(load, rate) for load, rate in rates if load.max_tokens != WARM]
@@ -117,22 +114,6 @@ def _large(tree: Mapping[str, Any], policy: str) -> str:
     if "large" not in block:
         raise BenchError(f"{policy} has no large model: name one to compare with by --against")
     return str(block["large"])
-
-
-@contextmanager
-def _gateway(tree: Mapping[str, Any]) -> Iterator[Running]:
-    """The models and policies of `tree`, served to us alone: no keys, no log, free ports."""
-    port, admin = free_port(), free_port()
-    served = {name: part for name, part in tree.items() if name not in NOT_HERE}
-    with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
-        config = Path(folder) / "gateway.json"
-        config.write_text(json.dumps(served))
-        command = [
-            *(sys.executable, "-c", TANDEM, "serve", "--config", str(config)),
-            *("--port", str(port), "--admin-port", str(admin)),
-        ]
-        with running(command, port, cpu=None, ready=lambda _: answers(port)) as process:
-            yield process
 
 
 async def _all(url: str, loads: Sequence[Load]) -> list[tuple[Load, Rate]]:

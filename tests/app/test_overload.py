@@ -12,7 +12,7 @@ from router.config import Form
 from router.line import Line
 from tests.conftest import Started
 from tests.running import CHAT, Config, Running, config, eventually, request, wire
-from tests.scripted import Backend, Call, Script, vllm
+from tests.scripted import Backend, Call, Script, answers, vllm
 
 
 class Gate:
@@ -83,8 +83,8 @@ async def test_requests_take_turns_and_the_rest_is_told_to_come_back(
     page = await running.metrics()
     assert page["tandem_queued"]["small", "high"] == 1
     gate.opens(2)
-    answers = [task.result() for task in tasks if await task]
-    assert sorted(answer.status_code for answer in answers) == [200, 200, 503]
+    told = [(await task).status_code for task in tasks]
+    assert sorted(told) == [200, 200, 503]
     await running.ended(3)
     page = await running.metrics()
     assert page["tandem_shed_total"]["small", "high", "full"] == 1
@@ -218,6 +218,26 @@ async def test_a_fallback_takes_what_is_shed(
     await first
 
 
+async def test_nobody_waits_on_when_the_last_server_is_lost(
+    gateway: Started, small: Backend
+) -> None:
+    gate = Gate()
+    small.plays(gate.script)
+    running = await gateway({**limited(small), "health": {"every": 0.02}})
+    (hangs,) = await asked(running, 1)
+    waiting = await asked(running, 2)
+    await waits(running, 2)
+    usual, small.asked = small.asked, answers({"error": {"message": "dead"}}, 500)
+    for task in waiting:
+        answer = await task
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_backend")
+    assert not hangs.done()
+    small.asked = usual
+    gate.opens()
+    assert (await hangs).status_code == 200
+    assert line(running).taken == 0
+
+
 async def test_a_swap_lets_in_those_who_wait(gateway: Started, small: Backend) -> None:
     gate = Gate()
     small.plays(gate.script)
@@ -233,3 +253,28 @@ async def test_a_swap_lets_in_those_who_wait(gateway: Started, small: Backend) -
     gate.opens(4)
     assert [(await task).status_code for task in tasks] == [200] * 4
     assert line(running).taken == 0
+
+
+async def test_a_cheaper_model_answers_what_would_wait_too_long(
+    gateway: Started, small: Backend, large: Backend
+) -> None:
+    gate = Gate()
+    small.plays(gate.script)
+    tree = limited(small, large, waiting=1)
+    overload = {"use": "overload", "target": "small", "cheaper": "large", "wait": 0}
+    tree["policies"] = {"auto": overload}
+    running = await gateway(tree)
+    (known,) = await asked(running, 1)
+    gate.opens()
+    await known  # from now on it is known how long a place is held
+    (first,) = await asked(running, 1, model="auto")
+    runtime = running.rooms.revisions.runtime
+    await eventually(lambda: runtime.snapshot().models["small"].queue > 0)
+    other = await running.post(model="auto")
+    assert other.headers["x-tandem-reason"].startswith("overloaded; a place with small would take")
+    assert other.headers["x-tandem-models"].startswith("large=")
+    gate.opens()
+    assert (await first).headers["x-tandem-models"].startswith("small=")
+    await running.ended(3)
+    page = await running.metrics()
+    assert page["tandem_reasons_total"]["auto", "overloaded"] == 1

@@ -180,6 +180,7 @@ def tree(of: dict[str, Backend], folder: Path) -> Config:
         section["memory_gb"] = 1
         if name in ("day", "night"):
             section |= {"memory_gb": 5, "sleep": {"residence": 0, "wake": 2}}
+    made["models"]["narrow"]["queue"] = {"in_flight": 1, "waiting": 1}
     return made
 
 
@@ -202,11 +203,26 @@ async def load(gateway: Running) -> None:
         await client.send(request({"model": "day", "messages": said, "stream": True}))
         await client.until(b"Hel")
         client.reset()
+    await crowd(gateway)
     served: Any = admin_app(gateway.rooms.revisions, OPERATORS, gateway.rooms.decisions)
     async with listening(served) as url, http(url, authorization="Bearer token") as operator:
         score = {"id": answer.headers["x-request-id"], "score": 0.5}
         assert (await operator.post("/admin/feedback", json=score)).status_code == 202
     await eventually(lambda: gateway.in_flight() == 0)
+
+
+async def crowd(gateway: Running) -> None:
+    """Three requests for one place: one has it, one waits, one is shed."""
+    said = [{"role": "user", "content": "endless"}]
+    line = gateway.rooms.revisions.runtime.pools["narrow"].line
+    async with wire(gateway.url) as client:
+        await client.send(request({"model": "narrow", "messages": said, "stream": True}))
+        await client.until(b"Hel")
+        waits = asyncio.create_task(gateway.post(model="narrow"))
+        await eventually(lambda: line.waiting() == 1)
+        assert (await gateway.post(model="narrow")).status_code == 503
+        client.reset()
+        assert (await waits).status_code == 200
 
 
 # ---------------------------------------------------------------------------------- what watches
@@ -292,7 +308,7 @@ async def watching(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wa
     """Prometheus, after some scrapes of a gateway with load between them."""
     folder = tmp_path_factory.mktemp("prometheus")
     async with AsyncExitStack() as stack:
-        names = ("small", "large", "dead", "ill", "day", "night")
+        names = ("small", "large", "dead", "ill", "day", "night", "narrow")
         of = {name: await stack.enter_async_context(scripted(name)) for name in names}
         for name, backend in of.items():
             backend.plays({"small": writes, "large": takes_over}.get(name, plain))

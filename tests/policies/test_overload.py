@@ -46,7 +46,7 @@ def waits(queue: Mapping[str, float], low: Mapping[str, float] | None = None) ->
 @pytest.mark.parametrize("wait", [0.0, 2.0])
 def test_the_target_answers_while_the_wait_is_short(wait: float) -> None:
     played = Playbook(POLICY, CHAT, waits({"large": wait}))
-    played.asks(Route("large", CHAT, share=1 / 2)).hears(finished(LARGE)).ends(finished(LARGE))
+    played.asks(Route("large", CHAT)).hears(finished(LARGE)).ends(finished(LARGE))
 
 
 @pytest.mark.parametrize(("wait", "said"), [(2.04, "would take 2.0 s"), (math.inf, "is full")])
@@ -59,7 +59,7 @@ def test_the_cheaper_one_answers_while_it_is_long(wait: float, said: str) -> Non
 def test_requests_of_low_priority_look_at_their_own_line() -> None:
     lines = waits({"large": 0.0}, low={"large": 9.0})
     low = replace(CHAT, low=True)
-    Playbook(POLICY, CHAT, lines).asks(Route("large", CHAT, share=1 / 2))
+    Playbook(POLICY, CHAT, lines).asks(Route("large", CHAT))
     Playbook(POLICY, low, lines).asks(
         Note("overloaded", "a place with large would take 9.0 s"), Route("small", low)
     )
@@ -67,14 +67,14 @@ def test_requests_of_low_priority_look_at_their_own_line() -> None:
 
 def test_other_models_may_be_watched() -> None:
     policy = Overload("duet", "small", watch=("large",))
-    Playbook(policy, CHAT, waits({"small": 9.0})).asks(Route("duet", CHAT, share=1 / 2))
+    Playbook(policy, CHAT, waits({"small": 9.0})).asks(Route("duet", CHAT))
     Playbook(policy, CHAT, waits({"large": 9.0})).asks(
         Note("overloaded", "a place with large would take 9.0 s"), Route("small", CHAT)
     )
 
 
 def test_what_was_shed_after_all_is_answered_by_the_cheaper_one() -> None:
-    played = Playbook(POLICY, CHAT, fleet()).asks(Route("large", CHAT, share=1 / 2))
+    played = Playbook(POLICY, CHAT, fleet()).asks(Route("large", CHAT))
     played.hears(failed(LARGE, Blame.BUSY))
     played.asks(Note("shed", "by large: busy broke it"), Route("small", CHAT))
     played.hears(finished(SMALL)).ends(finished(SMALL))
@@ -84,7 +84,7 @@ def test_what_was_shed_after_all_is_answered_by_the_cheaper_one() -> None:
     "end", [failed(LARGE, Blame.BUSY, sent=True), failed(LARGE), failed(LARGE, Blame.CLIENT)]
 )
 def test_what_has_begun_or_failed_otherwise_ends_it(end: Any) -> None:
-    played = Playbook(POLICY, CHAT, fleet()).asks(Route("large", CHAT, share=1 / 2))
+    played = Playbook(POLICY, CHAT, fleet()).asks(Route("large", CHAT))
     played.hears(end).ends(end)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
@@ -11,14 +12,16 @@ import pytest
 
 from policies.fallback import Fallback
 from policies.hedge import Hedge
+from policies.overload import Overload
 from router.engine import Drive
 from router.faults import Blame
 from router.fleet import Fleet
+from router.http1 import HungUpError
 from router.phrases import close, emit, next_event, open_attempt, relay, serve
 from router.pool import Pool
-from router.steps import Ended, Failed, Finished, Open, Request, Steps
+from router.steps import Ended, Failed, Finished, Open, Policy, Request, Steps
 from tests.fleets import request
-from tests.in_memory import STREAM, Canned, Client, Core, core, policy, streaming
+from tests.in_memory import STREAM, Canned, Client, Core, core, policy, refusing, streaming
 
 LOW = replace(STREAM, low=True)
 
@@ -424,3 +427,69 @@ async def test_a_policy_that_breaks_gives_its_place_back(
     await made.over()
     assert broken.client.status == 500
     assert "the policy broke" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------- a storm
+
+
+def breaking() -> Canned:
+    """A stream that breaks off."""
+    return Canned([*streaming("Half ", "of it").parts[:1], HungUpError("cut")])
+
+
+@dataclass(slots=True)
+class Storm:
+    """What happens to a core, drawn by chance."""
+
+    rng: random.Random
+    made: Busy
+    replies: list[Canned] = field(default_factory=list)
+
+    def answers(self) -> None:
+        """What its backends will say: most of it well, and some of it held."""
+        kinds = [held, lambda: streaming("Yes"), lambda: refusing(503), breaking]
+        for backend in self.made.core.backends:
+            several = [self.rng.choices(kinds, (3, 6, 1, 1))[0]() for _ in range(100)]
+            self.made.core.upstreams.add(backend.name, *several)
+            self.replies += several
+
+    async def asks(self, target: str) -> None:
+        """Somebody asks; perhaps somebody leaves, or a server goes or comes back."""
+        asked = request(target=target, body={"messages": [], "stream": True})
+        await self.made.ask(replace(asked, low=self.rng.random() < 0.3))
+        if self.rng.random() < 0.3:
+            self.rng.choice(self.made.several).task.cancel()
+        if self.rng.random() < 0.1:
+            backend = self.rng.choice(self.made.core.backends)
+            backend.healthy = not backend.healthy
+
+    def lets_go(self, share: float) -> None:
+        """Some of those who hold their last word say it."""
+        for reply in self.replies:
+            if isinstance(reply, Held) and self.rng.random() < share:
+                reply.gate.set()
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_nothing_is_left_after_a_storm(seed: int) -> None:
+    """Every kind of policy, clients that leave, backends that refuse, break and come back."""
+    targets: dict[str, Policy] = {
+        "turns": policy(in_turns),
+        "drafts": policy(drafting),
+        "both": policy(side_by_side),
+        "fallback": Fallback(("small", "large")),
+        "hedge": Hedge("small", 0.001, "large"),
+        "overload": Overload("small", "large", wait=0.0),
+    }
+    made = busy(each=2, targets=targets, in_flight=2, waiting=6, longest=0.1, floor=0.3)
+    storm = Storm(random.Random(seed), made)
+    storm.answers()
+    for _ in range(80):
+        await storm.asks(storm.rng.choice([*targets, "small", "large"]))
+        storm.lets_go(0.2)
+        assert all(pool.queued(low=True) <= 6 for pool in made.core.runtime.pools.values())
+    for backend in made.core.backends:
+        backend.healthy = True
+    storm.lets_go(1.0)
+    await made.over()
+    assert sum(each.client.text != "" for each in made.several) > 10

@@ -48,6 +48,26 @@ async def watching(tree: Config) -> AsyncIterator[tuple[Health, Runtime, list[Ba
         await health.close()
 
 
+async def drips(call: Call) -> None:
+    """An answer that goes on and on, a byte at a time."""
+    await call.head(kind="application/json")
+    while not call.gone.is_set():
+        await call.chunk(b" ")
+        await asyncio.sleep(0.01)
+
+
+async def pours(call: Call) -> None:
+    """One that goes on and on, as fast as it is taken."""
+    await call.head(kind="application/json")
+    while not call.gone.is_set():
+        await call.chunk(b" " * 65_536)
+
+
+def cards(*said: Any) -> Script:
+    """Models as no server lists them."""
+    return answers({"data": [*said]})
+
+
 def only(runtime: Runtime) -> Watched:
     (pool,) = runtime.pools.values()
     (backend,) = pool.backends
@@ -176,3 +196,55 @@ async def test_a_swap_changes_who_is_watched(small: Backend, large: Backend) -> 
         health.follow(other)
         assert len(asyncio.all_tasks()) == seen
         assert only(runtime).healthy
+
+
+@pytest.mark.parametrize("fault", [drips, pours])
+@pytest.mark.parametrize("path", ["/health", "/v1/models"])
+async def test_an_answer_that_never_ends_is_not_waited_for(
+    small: Backend, path: str, fault: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.health.PROBE_TIMEOUT", 0.2)
+    instead(small, path, fault)
+    tree = config({"small": small}, health=OFTEN | {"silences": 1})
+    async with watching(tree) as (_, runtime, _):
+        assert not only(runtime).healthy
+        small.asked = small.answer_probe
+        await eventually(lambda: only(runtime).healthy)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        cards(7, None, "small"),
+        cards({"id": 1}, {"id": "large"}, {"id": [1]}),
+        cards({"id": "large"}, {"id": 2}),
+        answers(b'{"data":' + b"[" * 100_000),
+        answers(b"\xff\xfe"),
+        answers({"data": {"small": 1}}),
+    ],
+)
+async def test_whatever_a_server_says_it_is_asked_again(small: Backend, said: Script) -> None:
+    instead(small, "/v1/models", said)
+    async with watching(config({"small": small}, health=OFTEN)) as (_, runtime, _):
+        assert not only(runtime).healthy
+        small.asked = small.answer_probe
+        await eventually(lambda: only(runtime).healthy)
+
+
+@pytest.mark.parametrize("stated", ["4096", -1, 0, 4096.5, True, [4096], None])
+async def test_a_window_is_a_number_of_tokens(small: Backend, stated: object) -> None:
+    instead(small, "/v1/models", cards({"id": "small", "max_model_len": stated}))
+    async with watching(config({"small": small}, health=OFTEN)) as (_, runtime, _):
+        assert only(runtime).abilities.context is None
+
+
+async def test_servers_cannot_plant_cookies(small: Backend) -> None:
+    async def plants(call: Call) -> None:
+        asked.append("cookie" in call.headers)
+        await call.whole(b"{}", headers=[("set-cookie", f"a{len(asked)}=b")])
+
+    asked: list[bool] = []
+    instead(small, "/health", plants)
+    async with watching(config({"small": small}, health=OFTEN)):
+        await eventually(lambda: len(asked) > 2)
+    assert not any(asked)

@@ -40,6 +40,10 @@ class Room:
         """What they are now; they are this process's already."""
         return self.now
 
+    def has_place(self, taken: int, share: float) -> bool:
+        """By the same bounds."""
+        return taken < self.now.places
+
 
 class World:
     """A line, its room, and the time."""
@@ -219,6 +223,17 @@ def test_a_line_that_was_empty_in_between_may_be_long_again() -> None:
         world.waits()
     place.leave()
     assert world.line.waiting() == LEAST
+
+
+def test_a_place_that_nobody_used_says_nothing_of_how_long_they_are_held() -> None:
+    world = World()
+    world.holds(4.0)
+    place = world.enters()
+    foreseen = world.line.expected(HIGH)
+    place.return_unused()
+    assert world.line.taken == 0
+    world.enters()
+    assert world.line.expected(HIGH) == foreseen == 4.0
 
 
 def test_the_wait_of_low_priority_counts_its_own_share() -> None:

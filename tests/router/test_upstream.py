@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 
@@ -156,3 +157,19 @@ async def test_a_stream_that_ends_by_itself_keeps_its_connection(
         await reply.finish()
         reply.close()
     assert small.connected == (1 if ends else 2)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL])
+async def test_what_is_missing_here_is_not_the_backends_fault(
+    upstream: Upstream, small: Backend, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object, **__: object) -> None:
+        raise OSError(number, "Too many open files")
+
+    monkeypatch.setattr(upstream._client._loop, "create_connection", fails, raising=False)
+    with pytest.raises(FaultError) as caught:
+        await sent(upstream, small)
+    fault = caught.value.fault
+    assert (fault.blame, fault.status, fault.code) == (Blame.GATEWAY, 503, "exhausted")
+    assert "ulimit" in fault.message
+    assert not fault.elsewhere

@@ -9,8 +9,8 @@ import pytest
 from prometheus_client.core import CounterMetricFamily, Metric
 
 from app.metrics import Metrics
+from app.together import Together
 from app.ui.history import MOST_COLUMNS, TIERS, WANTED, History
-from app.ui.sources import families_of
 from tests.app.observations import ENDED, attempt
 
 COST = "tandem_cost_usd_total"
@@ -31,7 +31,7 @@ class Watched:
     def __init__(self) -> None:
         self.clock = Clock()
         self.metrics = Metrics(list, "1")
-        self.history = History(families_of(self.metrics), self.clock)
+        self.history = History(Together(self.metrics, None).families, self.clock)
 
     async def later(self, seconds: float) -> None:
         """As the chore does it."""
