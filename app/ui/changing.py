@@ -230,8 +230,8 @@ def _policy_page(
     here: Here, visitor: Visitor, draft: Draft, verdict: Verdict, activated: int | None = None
 ) -> Response:
     """The form as it was filled, and what came of it."""
-    runtime, old = here.sources.revisions.runtime, _blocks(here).get(draft.name)
-    names = Names(list(runtime.pools), [n for n in runtime.config.policies if n != draft.name])
+    blocks, models = _blocks(here), here.sources.revisions.active.written.tree["models"]
+    names = Names(list(models), [name for name in blocks if name != draft.name])
     kind = TABLE.get(draft.use)
     wrong = by_setting(verdict.problems, draft.name)
     text = in_yaml(dict(draft.block)) if draft.text is None else draft.text
@@ -240,20 +240,22 @@ def _policy_page(
         "about": (kind.__doc__ or "").split("\n\n")[0] if kind else "",
         "fields": fields_of(kind, draft.block, names, wrong) if kind else [],
         "text": text if draft.block or draft.text else f"use: {draft.use}\n",
-        "diff": diff(old or {}, draft.block) if verdict.good or verdict.stale else [],
+        "diff": diff(blocks.get(draft.name, {}), draft.block)
+        if verdict.good or verdict.stale
+        else [],
         "activated": activated,
     }
     return _told(here, visitor, "policy.html", verdict, told)
 
 
 def _blocks(here: Here) -> Mapping[str, Mapping[str, Any]]:
-    return here.sources.revisions.runtime.config.policies
+    """The policies of the revision whose ETag a form carries: this process may be behind it."""
+    return here.sources.revisions.active.written.tree.get("policies") or {}
 
 
 def _with_policy(here: Here, draft: Draft) -> str:
     tree = here.sources.revisions.active.written.tree
-    policies = {**(tree.get("policies") or {}), draft.name: draft.block}
-    return json.dumps({**tree, "policies": policies})
+    return json.dumps({**tree, "policies": {**_blocks(here), draft.name: draft.block}})
 
 
 # ------------------------------------------------------------------------------ the whole document

@@ -169,25 +169,29 @@ def _models(window: Window, runtime: Runtime, answered: Mapping[str, float]) -> 
 
 def _policies(window: Window, runtime: Runtime) -> Iterator[PolicyRow]:
     requests = window.by("tandem_requests_total", "policy")
+    errors = window.by("tandem_errors_total", "policy")
+    handoffs = window.by("tandem_handoffs_total", "policy")
+    spent = window.by("tandem_cost_usd_total", "policy")
+    alone = window.by("tandem_baseline_usd_total", "policy")
+    first = window.quantile_by(FIRST, 0.5, "policy")
+    half = window.quantile_by(WHOLE, 0.5, "policy")
+    most = window.quantile_by(WHOLE, 0.95, "policy")
     for name in dict.fromkeys((*runtime.config.policies, *requests)):
         if name not in requests and name in runtime.pools:
             continue
-        of = {"policy": name}
-        reasons = window.by("tandem_reasons_total", "reason", **of)
-        spent = window.rise("tandem_cost_usd_total", **of)
+        reasons = window.by("tandem_reasons_total", "reason", policy=name)
+        written = window.by("tandem_answer_tokens_total", "model", policy=name)
         yield PolicyRow(
             name=name,
             kind=runtime.kinds.get(name, ""),
             requests=requests.get(name, 0.0),
-            errors=window.rise("tandem_errors_total", **of),
-            handoffs=window.rise("tandem_handoffs_total", **of),
-            first=window.quantile(FIRST, 0.5, **of),
-            half=window.quantile(WHOLE, 0.5, **of),
-            most=window.quantile(WHOLE, 0.95, **of),
-            money=Money(spent, window.rise("tandem_baseline_usd_total", **of)),
-            large_share=_part(
-                window.by("tandem_answer_tokens_total", "model", **of), runtime.baseline
-            ),
+            errors=errors.get(name, 0.0),
+            handoffs=handoffs.get(name, 0.0),
+            first=first.get(name),
+            half=half.get(name),
+            most=most.get(name),
+            money=Money(spent.get(name, 0.0), alone.get(name, 0.0)),
+            large_share=_part(written, runtime.baseline),
             reasons=sorted(reasons.items(), key=lambda told: -told[1]),
         )
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from array import array
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from itertools import pairwise
 from math import inf
 from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from prometheus_client.core import Metric
 
 __all__ = ["WANTED", "Families", "History", "Window"]
@@ -29,6 +30,12 @@ Families: TypeAlias = Callable[[], Awaitable[Iterable[Metric]]]
 
 Key: TypeAlias = tuple[str, ...]
 """A sample's name, then the values of its labels in the order of `WANTED`."""
+
+Columns: TypeAlias = Mapping[str, Sequence[tuple[Key, int]]]
+"""By a sample's name: its keys, and where in a sample their values are."""
+
+Values: TypeAlias = npt.NDArray[np.float64]
+NOTHING: Values = np.zeros(0)
 
 WANTED: Mapping[str, tuple[str, ...]] = {
     "tandem_requests_total": ("policy",),
@@ -65,8 +72,9 @@ class History:
         self._families = families
         self._now = now
         self._columns: dict[Key, int] = {}
+        self._named: dict[str, list[tuple[Key, int]]] = {name: [] for name in WANTED}
         self.began = now()
-        first = Point(self.began, array("d"))
+        first = Point(self.began, NOTHING)
         self._tiers = [deque([first], maxlen=steps + 1) for _, steps in TIERS]
 
     async def keep(self) -> None:
@@ -101,21 +109,31 @@ class History:
         points = [point for point in before if point.at >= since] or before[-1:]
         if len(points) > 1 and last.at - points[-1].at < every / 2:
             points.pop()  # so short a step would tell more of chance than of traffic
-        points = points or [Point(last.at - every, array("d"))]
-        return Window(self._columns, [*points, last], last.at - self.began)
+        points = points or [Point(last.at - every, NOTHING)]
+        return self._window([*points, last])
 
     def whole(self, window: Window) -> Window:
         """All the time since the process began up to the end of this window, in one step."""
-        return Window(self._columns, [Point(self.began, array("d")), window.points[-1]], window.age)
+        last = Point(window.times[-1], window.values[-1])
+        return self._window([Point(self.began, NOTHING), last])
 
-    def _row(self, totals: Mapping[Key, float]) -> array[float]:
+    def _window(self, points: Sequence[Point]) -> Window:
+        values = np.zeros((len(points), len(points[-1].values)))
+        for row, point in zip(values, points, strict=True):
+            row[: len(point.values)] = point.values  # what was not known then was 0
+        times = [point.at for point in points]
+        risen = np.maximum(values[-1] - values[0], 0.0).tolist()
+        return Window(self._named, times, values, risen, times[-1] - self.began)
+
+    def _row(self, totals: Mapping[Key, float]) -> Values:
         for key in totals:
             if key not in self._columns and len(self._columns) < MOST_COLUMNS:
-                self._columns[key] = len(self._columns)
-        row = array("d", bytes(8 * len(self._columns)))
+                self._columns[key] = at = len(self._columns)
+                self._named[key[0]].append((key, at))
+        row = np.zeros(len(self._columns))
         for key, value in totals.items():
-            if (at := self._columns.get(key)) is not None:
-                row[at] = value
+            if (column := self._columns.get(key)) is not None:
+                row[column] = value
         return row
 
 
@@ -124,92 +142,102 @@ class Point:
     """One sample: when (monotonic seconds), and a value for each column that was known then."""
 
     at: float
-    values: array[float]
-
-    def value(self, column: int) -> float:
-        """The value in this column; 0 before it was known."""
-        return self.values[column] if column < len(self.values) else 0.0
+    values: Values
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Samples in the order of time, two at least. `age` is how long the process has run, in
-    seconds. Labels are narrowed down by `where`: `rise("tandem_errors_total", fault="backend")`.
+    """Samples in the order of time, two at least: when each was taken, and a row of values; and how
+    much each value has `risen`. `age` is how long the process has run, in seconds.
+
+    Labels are narrowed down by `where`: `rise("tandem_errors_total", fault="backend")`. What falls
+    has begun anew, elsewhere, and counts as if it had stood still.
     """
 
-    columns: Mapping[Key, int]
-    points: Sequence[Point]
+    columns: Columns
+    times: Sequence[float]
+    values: Values
+    risen: Sequence[float]
     age: float
 
     @property
     def seconds(self) -> float:
         """From the first sample to the last."""
-        return self.points[-1].at - self.points[0].at
+        return self.times[-1] - self.times[0]
 
     @property
     def steps(self) -> Sequence[float]:
         """The seconds from each sample to the next."""
-        return [later.at - sooner.at for sooner, later in self._pairs()]
+        return [later - sooner for sooner, later in pairwise(self.times)]
 
     def now(self, name: str, **where: str) -> float:
         """A gauge as it stands."""
-        return sum(self.points[-1].value(at) for _, at in self._matching(name, where))
+        return float(self.values[-1, [at for _, at in self._matching(name, where)]].sum())
 
     def rise(self, name: str, **where: str) -> float:
         """How much a counter has risen in the window."""
-        columns = [at for _, at in self._matching(name, where)]
-        return sum(_rise(self.points[0], self.points[-1], at) for at in columns)
+        return sum(self.risen[at] for _, at in self._matching(name, where))
 
     def by(self, name: str, label: str, **where: str) -> dict[str, float]:
         """The same for each value of this label; those that have not risen are left out."""
         place = WANTED[name].index(label) + 1
         found: dict[str, float] = {}
         for key, at in self._matching(name, where):
-            if risen := _rise(self.points[0], self.points[-1], at):
-                found[key[place]] = found.get(key[place], 0.0) + risen
+            if self.risen[at]:
+                found[key[place]] = found.get(key[place], 0.0) + self.risen[at]
         return found
 
     def rates(self, name: str, **where: str) -> list[float]:
         """How fast it rose in each step, per second."""
-        columns = [at for _, at in self._matching(name, where)]
-        return [
-            sum(_rise(sooner, later, at) for at in columns) / (later.at - sooner.at)
-            for sooner, later in self._pairs()
-        ]
+        risen = self._steps([at for _, at in self._matching(name, where)]).sum(axis=1)
+        return [float(each) for each in risen / np.array(self.steps)]
 
     def quantile(self, name: str, share: float, **where: str) -> float | None:
         """The value that this share of a histogram's observations lies below; None if there are
         none. Known to within a bucket, as Prometheus' own is.
         """
-        return self._quantile(name, share, where, self.points[0], self.points[-1])
+        return self._quantile(self._matching(name, where), share)
+
+    def quantile_by(self, name: str, share: float, label: str) -> dict[str, float]:
+        """The same for each value of this label that has any."""
+        place = WANTED[name].index(label) + 1
+        several: dict[str, list[tuple[Key, int]]] = {}
+        for key, at in self._matching(name, {}):
+            several.setdefault(key[place], []).append((key, at))
+        each = {value: self._quantile(columns, share) for value, columns in several.items()}
+        return {value: known for value, known in each.items() if known is not None}
 
     def quantiles(self, name: str, share: float, **where: str) -> list[float | None]:
         """The same for each step."""
-        return [self._quantile(name, share, where, *pair) for pair in self._pairs()]
+        buckets = _buckets(self._matching(name, where))
+        bounds = [bound for bound, _ in buckets]
+        fallen = [self._steps(columns).sum(axis=1) for _, columns in buckets]
+        each = zip(*fallen, strict=True) if fallen else ([] for _ in self.steps)
+        return [_within(list(zip(bounds, step, strict=True)), share) for step in each]
 
-    def _quantile(
-        self, name: str, share: float, where: Mapping[str, str], sooner: Point, later: Point
-    ) -> float | None:
-        buckets: dict[float, float] = {}
-        for key, at in self._matching(name, where):
-            bound = float(key[-1])
-            buckets[bound] = buckets.get(bound, 0.0) + _rise(sooner, later, at)
-        return _within(sorted(buckets.items()), share)
+    def _quantile(self, matching: Iterable[tuple[Key, int]], share: float) -> float | None:
+        buckets = _buckets(matching)
+        told = [(bound, sum(self.risen[at] for at in columns)) for bound, columns in buckets]
+        return _within(told, share)
 
     def _matching(self, name: str, where: Mapping[str, str]) -> Iterator[tuple[Key, int]]:
         labels = WANTED[name]
         wanted = [(labels.index(label) + 1, value) for label, value in where.items()]
-        for key, at in self.columns.items():
-            if key[0] == name and all(key[place] == value for place, value in wanted):
+        for key, at in self.columns[name]:
+            if at < self.values.shape[1] and all(key[place] == value for place, value in wanted):
                 yield key, at
 
-    def _pairs(self) -> Iterator[tuple[Point, Point]]:
-        return pairwise(self.points)
+    def _steps(self, columns: list[int]) -> Values:
+        """How much each of these rose from each sample to the next, a row a step."""
+        return np.maximum(np.diff(self.values[:, columns], axis=0), 0.0)
 
 
-def _rise(sooner: Point, later: Point, column: int) -> float:
-    """Never negative: what falls has begun anew, elsewhere."""
-    return max(later.value(column) - sooner.value(column), 0.0)
+def _buckets(matching: Iterable[tuple[Key, int]]) -> Sequence[tuple[float, list[int]]]:
+    """A histogram's columns by the bound of their bucket, in ascending order."""
+    found: dict[float, list[int]] = {}
+    for key, at in matching:
+        found.setdefault(float(key[-1]), []).append(at)
+    return sorted(found.items())
 
 
 def _within(buckets: Sequence[tuple[float, float]], share: float) -> float | None:
@@ -223,6 +251,6 @@ def _within(buckets: Sequence[tuple[float, float]], share: float) -> float | Non
             if bound == inf:
                 return floor
             inside = upto - below
-            return floor + (bound - floor) * ((wanted - below) / inside if inside else 1.0)
+            return float(floor + (bound - floor) * ((wanted - below) / inside if inside else 1.0))
         floor, below = bound, upto
     return floor

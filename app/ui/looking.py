@@ -60,8 +60,13 @@ class Here:
         self, template: str, visitor: Visitor | None, status: int = 200, **told: Any
     ) -> Response:
         """A page with what stands on all of them: which revision serves."""
-        runtime, active = self.sources.revisions.runtime, self.sources.revisions.active
-        common = {"active": active, "runtime": runtime, "styles": styles_of(runtime)}
+        revisions, runtime = self.sources.revisions, self.sources.revisions.runtime
+        common = {
+            "active": revisions.active,
+            "behind": revisions.behind,
+            "runtime": runtime,
+            "styles": styles_of(runtime),
+        }
         return self.paper.page(template, self.request, visitor, {**common, **told}, status)
 
 

@@ -205,6 +205,20 @@ async def test_a_cookie_ends_with_its_token(running: Running) -> None:
         assert (await guest.read()).answer.url.path == "/ui/sign-in"
 
 
+async def test_every_process_knows_the_cookie(running: Running) -> None:
+    async with (
+        visiting(running, Operators(TOKENS)) as one,
+        visiting(running, Operators(TOKENS)) as other,
+    ):
+        await one.sign_in(TOKENS[OLGA])
+        form = (await one.read("/ui/policies/auto")).form("/ui/policies/auto")
+        (cookie,) = one.client.cookies.jar
+        port = other.url.rpartition(":")[2]  # behind one port the name would be the same
+        other.client.cookies.set(f"tandem-{port}", str(cookie.value))
+        page = await other.send(form, "activate", **{"set.choice.model": "large"})
+        assert "Revision 2 serves now" in page.text
+
+
 async def test_signing_out_takes_the_cookie(guest: Guest) -> None:
     page = await guest.sign_in(TOKENS[VERA])
     page = await guest.send(page.form("/ui/sign-out"))

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import zipfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from app.ui.paper import HEADERS, POLICY
 from app.ui.recent import KEPT
 from router.observe import RequestEnded
+from router.revisions import Behind
 from tests.app.ui.visiting import Guest, visiting
 from tests.conftest import Started
 from tests.running import MESSAGES, Running, config, model
 from tests.scripted import Backend, answers, hangs_up
 
+ROOT = Path(__file__).parents[3]
 PAGES = (
     "/ui", "/ui?window=1h", "/ui?window=nonsense", "/ui/decisions", "/ui/decisions?failed=1",
     "/ui/backends", "/ui/policies", "/ui/policies/auto", "/ui/policies/team/canary",
@@ -64,6 +70,17 @@ async def test_there_is_nothing_elsewhere(guest: Guest) -> None:
     assert (await guest.read("/ui/")).answer.url.path == "/ui"
 
 
+@pytest.mark.slow
+def test_the_wheel_has_what_pages_are_made_of(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as held:
+        names = set(held.namelist())
+    made = [*(ROOT / "app/ui/templates").iterdir(), *(ROOT / "app/ui/static").iterdir()]
+    assert {str(path.relative_to(ROOT)) for path in made} <= names
+
+
 async def test_static_files_are_kept_until_they_change(guest: Guest) -> None:
     page = await guest.read()
     links = re.findall(r'"(/ui/static/[^"]+)"', page.answer.text)
@@ -111,6 +128,13 @@ async def test_savings_are_those_of_the_metrics(guest: Guest, running: Running) 
     page = await guest.read()
     assert "Saved 90 %" in page.text  # a tenth of the baseline's price
     assert "that large alone would cost" in page.text
+
+
+async def test_a_process_that_is_behind_says_so(guest: Guest, running: Running) -> None:
+    running.rooms.revisions.behind = Behind(7, "there is no such artifact")
+    page = await guest.read("/ui/revisions")
+    assert "cannot serve revision 7 and goes on with 1" in page.text
+    assert "there is no such artifact" in page.text
 
 
 async def test_words_of_others_are_shown_as_words(
