@@ -16,9 +16,9 @@ FROM python:${PYTHON} AS build
 WORKDIR /src
 RUN python -m venv /opt/tandem
 # The lock changes seldom, the code often: so the lock's layer stays in the cache.
-COPY requirements/base.txt requirements/base.txt
+COPY requirements/otel.txt requirements/otel.txt
 RUN /opt/tandem/bin/python -m pip install --no-cache-dir --disable-pip-version-check \
-        --only-binary :all: --require-hashes -r requirements/base.txt
+        --only-binary :all: --require-hashes -r requirements/otel.txt
 COPY pyproject.toml README.md ./
 COPY app app
 COPY router router

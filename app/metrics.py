@@ -18,16 +18,16 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import assert_never
 
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from app.decision_metrics import DecisionMetrics
-from app.families import Counts, Histogram, Labels
+from app.families import SEPARATOR, Counts, Histogram, Labels, Told, joined
 from app.pool_metrics import PRIORITIES, STATES, BackendLoad, PoolLoad, pools_now
 from router.cost import handoffs
 from router.faults import Blame
@@ -66,21 +66,55 @@ OWN = (
 """Buckets for the gateway's own time: its target is well under a millisecond, its limit is 5 ms."""
 
 
-class Metrics(Collector):
-    """Counts observations and renders them. `pools` gives the pools as they are now."""
+ADD_UP = frozenset(
+    {
+        "tandem_in_flight",
+        "tandem_waiting_for_wake",
+        "tandem_queued",
+        "process_cpu_seconds",
+        "process_resident_memory_bytes",
+        "process_virtual_memory_bytes",
+        "process_open_fds",
+        "process_max_fds",
+    }
+)
+"""What is looked at and adds up over processes. Other gauges are those of the one that is asked."""
+START = "process_start_time_seconds"
+"""But of this the earliest counts: another process answering is no restart."""
 
-    def __init__(self, pools: Callable[[], Iterable[PoolLoad]], version: str) -> None:
+
+class _Page(Collector):
+    """Families that are there already, as prometheus_client's encoders want them."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+class Metrics:
+    """Counts observations and renders them.
+
+    `pools` gives the pools as they are now, `also` gauges that others look at.
+    """
+
+    def __init__(
+        self,
+        pools: Callable[[], Iterable[PoolLoad]],
+        version: str,
+        also: Callable[[], Iterable[Metric]] = list,
+    ) -> None:
         self._pools = pools
+        self._also = also
         self._version = version
         self._revision: RevisionActivated | None = None
         self._families: list[Counts | Histogram] = []
-        self._registry = CollectorRegistry()
         self._declare_requests()
         self._declare_tokens()
         self._declare_fleet()
         self._decisions = DecisionMetrics(self._count)
-        self._registry.register(self)
-        self._registry.register(ProcessCollector(registry=None))
+        self._process = ProcessCollector(registry=None)
 
     def _count(self, name: str, labels: Labels, about: str) -> Counts:
         family = Counts(name, labels, about)
@@ -250,10 +284,12 @@ class Metrics(Collector):
             case _:
                 assert_never(observation)
 
-    def render(self, accept: str = "") -> tuple[bytes, str]:
+    def render(
+        self, accept: str = "", others: Sequence[Mapping[str, Told]] = ()
+    ) -> tuple[bytes, str]:
         """The page in the format that the Accept header asks for, and its Content-Type."""
         encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+        return encode(_Page(self.collect(others))), content_type
 
     def _request(self, ended: RequestEnded) -> None:
         policy, blame = ended.policy, ended.blame
@@ -304,12 +340,34 @@ class Metrics(Collector):
         if attempt.written:
             self._answered.add((model, policy), attempt.written)
 
-    def collect(self) -> Iterator[Metric]:
-        """All families, for prometheus_client's registry."""
+    def told(self) -> dict[str, Told]:
+        """What other processes add to theirs: all that is counted, and gauges that add up."""
+        told = {family.name: family.told() for family in self._families}
+        for gauge in self._gauges():
+            if gauge.name in ADD_UP or gauge.name == START:
+                told[gauge.name] = {
+                    SEPARATOR.join(sample.labels.values()): [sample.value]
+                    for sample in gauge.samples
+                }
+        return told
+
+    def collect(self, others: Sequence[Mapping[str, Told]] = ()) -> Iterator[Metric]:
+        """All families, together with what other processes have told."""
         for family in self._families:
-            yield family.collect()
+            yield family.collect([told[family.name] for told in others if family.name in told])
+        for gauge in self._gauges():
+            told = [each[gauge.name] for each in others if gauge.name in each]
+            if gauge.name in ADD_UP:
+                joined(gauge, told, sum)
+            elif gauge.name == START:
+                joined(gauge, told, min)
+            yield gauge
+
+    def _gauges(self) -> Iterator[Metric]:
         yield from pools_now(self._pools())
         yield from self._revision_now()
+        yield from self._also()
+        yield from self._process.collect()
 
     def _revision_now(self) -> Iterator[Metric]:
         number = GaugeMetricFamily("tandem_revision", "The number of the revision that serves.")

@@ -67,6 +67,10 @@ class Operators:
         """Know these from now on, and nobody else."""
         self._digests = renewed._digests  # one of our own kind
 
+    def keys(self) -> Mapping[Operator, bytes]:
+        """What stands for each one's token where something is to be signed by it."""
+        return {operator: digest for digest, operator in self._digests.items()}
+
     def of(self, token: str) -> Operator | None:
         """Whose token this is; None if nobody's."""
         presented = _digest(token)

@@ -69,7 +69,7 @@ def welcome(
             "  try:",
             f"    curl -s {here}/v1/chat/completions -H 'content-type: application/json'{key} \\",
             f"      -d '{json.dumps(body)}'",
-            f"  open: {here}/v1/models  {here}/metrics  {there}/admin/docs",
+            f"  open: {there}/ui  {there}/admin/docs  {here}/v1/models  {here}/metrics",
             "  stop: Ctrl-C",
         ]
     )

@@ -20,11 +20,17 @@ from app.decisions import Decisions
 from app.gateway import Gateway
 from app.keys import Keys
 from app.log import Log
+from app.member_metrics import members_now
 from app.metrics import Metrics, watch_lag
 from app.state.journal import StoredJournal
 from app.state.member import Member, member_name
 from app.state.places import Places, places
 from app.state.store import StoreError
+from app.together import Together
+from app.tracing.tracing import opened
+from app.ui.history import History
+from app.ui.recent import Recent
+from app.ui.sources import Sources
 from policies import TABLE
 from router.alarms import Alarms
 from router.attempts import Shared
@@ -34,6 +40,7 @@ from router.health import Health
 from router.observe import Listener, Observers
 from router.pool import Pool
 from router.revisions import JournalError, Revision, Revisions, Swapped, first
+from router.sections import LimitsConfig
 from router.sleep import Sleep
 from router.upstream import Upstream
 
@@ -42,13 +49,14 @@ logger = logging.getLogger("tandem.state")
 
 @dataclass(frozen=True, slots=True)
 class Rooms:
-    """What serving is made of."""
+    """What serving is made of, and what the pages are told of it."""
 
     gateway: Gateway
     revisions: Revisions
     health: Health
     decisions: Decisions
     member: Member
+    sources: Sources
 
 
 @contextlib.asynccontextmanager
@@ -68,40 +76,47 @@ async def rooms(
     name = member_name()
     keys = await _keys(config, where, name, lambda: member.share)
     log = Log(config.log.file) if config.log else None
+    tracing = opened(config.tracing)
 
     def pools() -> Collection[Pool]:
         return revisions.runtime.pools.values()
 
-    metrics = Metrics(pools, version("tandem-gateway"))
-    observe = Observers(metrics, *[each for each in (log, keys) if each], *listeners)
+    metrics = Metrics(pools, version("tandem-gateway"), lambda: members_now(member))
+    together = Together(metrics, run and run / "metrics")
+    history, recent = History(together.families), Recent()
+    hearing = [each for each in (log, keys, tracing) if each]
+    observe = Observers(metrics, recent, *hearing, *listeners)
     decisions = Decisions(config.decisions, observe)
     revisions = Revisions(document, TABLE, observe, journal=journal, past=past)
     member = Member(where.shared, revisions, name)
-    upstream = Upstream(limits.connect)
-    budget = RetryBudget(limits.retry_share, limits.retry_floor, time.monotonic)
-    alarms = Alarms()
-    shared = Shared(
-        upstream, budget, alarms, random.Random(), time.time, share=lambda: member.share
-    )
-    gateway = Gateway(revisions, shared, observe, metrics, decisions, keys)
+    shared = _shared(limits, lambda: member.share)
+    gateway = Gateway(revisions, shared, observe, together, decisions, keys, tracing)
     health = Health(observe)
     sleep = Sleep(observe, health.look_soon)
     _follow(revisions, sleep.follow, health.follow)  # whoever sleeps is not asked what it can do
-    keeping = [watch_lag(metrics), *([member.keep()] if where.together else [])]
+    keeping = [watch_lag(metrics), history.keep(), together.keep()]
+    if where.together:
+        keeping.append(member.keep())
     chores = [asyncio.create_task(c) for c in [*keeping, *([keys.keep()] if keys else [])]]
     try:
-        yield Rooms(gateway, revisions, health, decisions, member)
+        sources = Sources(revisions, gateway, history, recent.decisions, member)
+        yield Rooms(gateway, revisions, health, decisions, member, sources)
     finally:
         for chore in chores:
             chore.cancel()
-        await sleep.close()
-        await health.close()
-        await upstream.close()
-        alarms.close()
-        decisions.close()
-        if log:
-            log.close()
+        for close in (sleep.close, health.close, shared.upstream.close, together.close):
+            await close()
+        shared.alarms.close()
+        for closing in (decisions, log, tracing):
+            if closing:
+                closing.close()
         await _signed_off(where, member, keys)
+
+
+def _shared(limits: LimitsConfig, share: Callable[[], float]) -> Shared:
+    budget = RetryBudget(limits.retry_share, limits.retry_floor, time.monotonic)
+    upstream = Upstream(limits.connect)
+    return Shared(upstream, budget, Alarms(), random.Random(), time.time, share=share)
 
 
 def _follow(revisions: Revisions, *followers: Swapped) -> None:

@@ -35,6 +35,7 @@ from app.gateway import Gateway
 from app.operators import operators_of, renew
 from app.report import backends_report, welcome
 from app.rooms import Rooms, rooms
+from app.ui.routes import add_ui
 from router.config import Config, ConfigError, Document
 from router.runtime import misfits
 from router.sections import LimitsConfig
@@ -194,7 +195,9 @@ def _admin(document: Document, room: Rooms) -> FastAPI:
     room.revisions.swapped.append(lambda runtime: renew(operators, runtime.config))
     if audit:
         note_start(audit, room.revisions.active)
-    return admin_app(room.revisions, operators, room.decisions, audit, room.member)
+    app = admin_app(room.revisions, operators, room.decisions, audit, room.member)
+    add_ui(app, room.sources)
+    return app
 
 
 def settle() -> None:

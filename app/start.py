@@ -19,6 +19,7 @@ from app.keyfile import KeysError
 from app.log import LogError
 from app.operators import OperatorsError
 from app.serve import Listen, ServeError, serve
+from app.tracing.tracing import TracingError
 from app.workers import serve_many
 from policies import TABLE
 from router.config import ConfigError, Document, load_file, parse
@@ -26,6 +27,7 @@ from router.runtime import build
 
 REFUSALS = (
     AuditError, ConfigError, DecisionsError, KeysError, LogError, OperatorsError, ServeError,
+    TracingError,
     embedded.EmbeddedError,
 )  # fmt: skip
 """What can be wrong at start; each says in one line what to do."""

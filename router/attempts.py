@@ -108,8 +108,11 @@ class Attempts:
             return self._unplace(step, fault)
         number = len(self.ledger.tallies)
         attempt = Attempt(number, step.model, backend.name)
-        sending = outgoing(step, pool)
+        trace = self.ledger.trace
+        span = trace.child(number, self.shared.rng) if trace else 0
+        sending = outgoing(step, pool, trace.headers(span) if trace else None)
         tally = Tally(step.model, backend.name, monotonic(), pool.price, len(sending.body))
+        tally.surface, tally.span = sending.surface, span
         tally.prompt = sending.prompt
         tally.held = step.held if backend.name == step.prefer else 0
         if self.ledger.prompt is None:

@@ -45,6 +45,7 @@ from router.sections import (
     SecretsConfig,
     Section,
     StoreConfig,
+    TracingConfig,
 )
 from router.steps import Policy
 
@@ -82,6 +83,7 @@ class Config(Section):
     health: HealthConfig = HealthConfig()
     breaker: BreakerConfig = BreakerConfig()
     log: LogConfig | None = None
+    tracing: TracingConfig | None = None
     decisions: DecisionsConfig | None = None
     corpora: CorporaConfig = CorporaConfig()
     store: StoreConfig | None = None

@@ -18,7 +18,8 @@ from router.cost import cost, delivered
 from router.faults import Blame, Fault
 from router.fleet import Price
 from router.observe import AttemptEnded, Queued, RequestEnded
-from router.steps import Request, Usage
+from router.steps import Request, Surface, Usage
+from router.trace import Trace
 
 BYTES_PER_TOKEN = 4
 """Of a prompt, for an estimate: English in the tokenizers of today's open models, JSON included."""
@@ -29,7 +30,8 @@ class Tally:
     """One attempt so far. Times are monotonic, in seconds; `sent` counts the request's bytes,
     `pieces` the events of a stream. `prompt` counts the prompt's tokens where they were sent as
     such; of them `held` were in the backend's prefix cache by this request's own doing. `emitted`
-    counts the tokens that a policy passed to the client one by one; None if it did not.
+    counts the tokens that a policy passed to the client one by one; None if it did not. `span` is
+    its own in the request's trace, 0 if it has none.
     """
 
     model: str
@@ -37,6 +39,8 @@ class Tally:
     began: float
     price: Price
     sent: int
+    surface: Surface = Surface.CHAT
+    span: int = 0
     pieces: int = 0
     answer: bool = False
     usage: Usage | None = None
@@ -52,7 +56,7 @@ class Tally:
         """USD, as far as the backend has stated what it did."""
         return 0.0 if self.usage is None else cost(self.usage, self.price, self.held)
 
-    def told(self, now: float) -> AttemptEnded:
+    def told(self, now: float, request_began: float) -> AttemptEnded:
         """The attempt as listeners see it."""
         usage = self.usage
         if estimated := usage is None and self.pieces > 0 and self.blame is not None:
@@ -69,6 +73,9 @@ class Tally:
             estimated=estimated,
             emitted=self.emitted,
             held=self.held,
+            surface=self.surface,
+            began=self.began - request_began,
+            span=self.span,
         )
 
 
@@ -106,13 +113,14 @@ class Ledger:
     first_byte: float | None = None
     waited: float = 0.0
     prompt: int | None = None
+    trace: Trace | None = None
     tallies: list[Tally] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     queued: list[Queued] = field(default_factory=list)
 
     def attempts(self, now: float) -> tuple[AttemptEnded, ...]:
         """All attempts as they stand."""
-        return tuple(tally.told(now) for tally in self.tallies)
+        return tuple(tally.told(now, self.began) for tally in self.tallies)
 
     @property
     def spent(self) -> float:
@@ -174,5 +182,6 @@ class Ledger:
             cost=sum(attempt.cost for attempt in attempts),
             baseline=self.baseline_cost(now),
             delivered=self.delivered(now),
+            trace=self.trace,
             queued=tuple(self.queued),
         )

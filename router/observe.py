@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 from router.faults import Blame
 from router.steps import Surface, Usage
+from router.trace import Trace
 
 NOTHING = Usage()
 
@@ -31,7 +32,8 @@ class AttemptEnded:
     then it is a count of the pieces that came, and of the prompt's bytes. `cost` is in USD, at the
     prices of the request's own revision. `emitted` counts the tokens that a policy passed on
     one by one, None if it did not. Of its prompt's tokens the request had paid for `held` before: a
-    continuation finds them in the backend's prefix cache.
+    continuation finds them in the backend's prefix cache. It `began` so long after its request;
+    `span` is its own in the request's trace, 0 if it has none.
     """
 
     model: str
@@ -45,6 +47,9 @@ class AttemptEnded:
     estimated: bool = False
     emitted: int | None = None
     held: int = 0
+    surface: Surface = Surface.CHAT
+    began: float = 0.0
+    span: int = 0
 
     @property
     def written(self) -> int:
@@ -82,7 +87,7 @@ class RequestEnded:
     the gateway did nothing but wait for backends or for the client to read; `seconds - upstream` is
     the gateway's own share. `delivered` counts the tokens of the answer, its prompt once;
     `baseline` is what they would have cost on the baseline model alone. Costs in USD. `queued` are
-    its waits for a place, as far as it had to wait.
+    its waits for a place, as far as it had to wait. `trace` is None where nothing is traced.
     """
 
     id: str
@@ -105,6 +110,7 @@ class RequestEnded:
     baseline: float
     delivered: Usage = NOTHING
     said: tuple[str, ...] = ()
+    trace: Trace | None = None
     queued: tuple[Queued, ...] = ()
 
     @property

@@ -26,8 +26,8 @@ ANSWERED_IN = {
 NOTHING: frozenset[str] = frozenset()
 
 
-def outgoing(step: Open, pool: Pool) -> Outgoing:
-    """The call that `step` makes to a backend of `pool`."""
+def outgoing(step: Open, pool: Pool, traced: Mapping[str, str] | None = None) -> Outgoing:
+    """The call that `step` makes to a backend of `pool`; `traced` says which span it belongs to."""
     request = step.request
     changes: dict[str, Any] = {**step.changes, "model": pool.settings.served_as or pool.name}
     if request.stream and request.surface in OPENAI_STREAMS:
@@ -41,7 +41,7 @@ def outgoing(step: Open, pool: Pool) -> Outgoing:
     return Outgoing(
         path=f"/v1/{request.surface.value}",
         body=splice(request.raw, request.body, changes),
-        headers=headers(request, pool),
+        headers=headers(request, pool, traced),
         surface=request.surface,
         stream=request.stream,
         prompt=_tokens(changes.get("prompt", request.body.get("prompt"))),
@@ -63,10 +63,18 @@ def _tokens(prompt: Any) -> int | None:
     return len(prompt) if ids else None
 
 
-def headers(request: Request, pool: Pool) -> dict[str, str]:
-    """What goes along: the pool's own key, the gateway's request id, and the trace."""
+def headers(
+    request: Request, pool: Pool, traced: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """What goes along: the pool's own key, the gateway's request id, and the trace: the gateway's
+    own if it is `traced`, else the client's.
+    """
     told = {"content-type": "application/json", "x-request-id": request.id}
-    return {**request.forwarded, **told, **pool.credentials}
+    told = {**request.forwarded, **told, **pool.credentials}
+    if traced is not None:
+        told.pop("tracestate", None)
+        told.update(traced)
+    return told
 
 
 def hidden_by(step: Open) -> frozenset[str]:

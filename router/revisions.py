@@ -38,6 +38,7 @@ FIXED = (
     "secrets",
     "keys",
     "log",
+    "tracing",
     "store",
     "decisions",
     "corpora.folder",

@@ -332,6 +332,15 @@ class LogConfig(Section):
     """A path, relative to the directory that Tandem is started in, or `-` for standard output."""
 
 
+class TracingConfig(Section):
+    """Traces and metrics by OpenTelemetry; without this section there are none. Where they go is
+    said by the `OTEL_...` environment variables.
+    """
+
+    trust_clients: bool = False
+    """Whether a request becomes part of its client's trace; otherwise it only links to that."""
+
+
 class DecisionsConfig(Section):
     """A log to learn from, prompts included; without this section nothing of the kind is kept."""
 

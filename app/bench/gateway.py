@@ -98,8 +98,12 @@ class Gateway:
 
 
 @contextmanager
-def started(upstream: int, folder: Path, cpu: int | None) -> Iterator[Gateway]:
-    """Tandem in front of 127.0.0.1:`upstream`; its files go into `folder`."""
+def started(
+    upstream: int, folder: Path, cpu: int | None, more: Mapping[str, Any] | None = None
+) -> Iterator[Gateway]:
+    """Tandem in front of 127.0.0.1:`upstream`; its files go into `folder`. `more` are sections of
+    its config beside those of `document`.
+    """
     port, admin = free_port(), free_port()
     secrets = [KEY, *(f"{KEY}-{number}" for number in range(OTHER_KEYS))]
     entries = [
@@ -109,7 +113,7 @@ def started(upstream: int, folder: Path, cpu: int | None) -> Iterator[Gateway]:
     keys = folder / "keys.yaml"
     keys.write_text(json.dumps({"keys": entries}))  # JSON is YAML
     config = folder / "gateway.json"
-    config.write_text(json.dumps(document(upstream, keys)))
+    config.write_text(json.dumps({**document(upstream, keys), **(more or {})}))
     command = [
         *(sys.executable, "-c", TANDEM, "serve", "--config", str(config)),
         *("--port", str(port), "--admin-port", str(admin)),

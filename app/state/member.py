@@ -70,6 +70,7 @@ class Member:
         self.exchanges: list[Exchange] = []
         self.trouble = ""
         self.alive = 1
+        self.lagging = 0
         self._store = store
         self._revisions = revisions
         self._signs: dict[str, Row] = {}
@@ -132,7 +133,10 @@ class Member:
 
     async def _look(self) -> None:
         self._signs = await self._store.rows(TABLE)
-        self.alive = max(sum(row.age < DEAD for row in self._signs.values()), 1)
+        live = [row.value for row in self._signs.values() if row.age < DEAD]
+        newest = self._revisions.active.number
+        self.alive = max(len(live), 1)
+        self.lagging = sum(said["revision"] != newest for said in live)
         old = [name for name, row in self._signs.items() if row.age > FORGOTTEN]
         await self._store.remove(TABLE, old)
 

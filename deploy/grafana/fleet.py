@@ -257,10 +257,44 @@ SLEEPING = (
     ),
 )
 
+PROCESSES = (
+    Panel(
+        title="Processes",
+        about="Those that act as one: the workers of all replicas that share a store, as each "
+        "replica sees them. Without a store every replica counts its own.",
+        queries={"{{instance}}": pick("tandem_members")},
+        unit="none",
+    ),
+    Panel(
+        title="Behind",
+        about="Processes that do not serve the newest revision. For a second after a swap that is "
+        "so; for longer, GET /admin/revisions says which and why.",
+        queries={"{{instance}}": pick("tandem_members_behind")},
+        unit="none",
+        steps=above(1),
+    ),
+    Panel(
+        title="Store",
+        about="Whether the store that they share can be reached. Without it everything goes on, "
+        "but for changes of the configuration and keys whose lease of money is used up.",
+        queries={"{{instance}} {{kind}}": pick("tandem_store_up")},
+        kind=Kind.STATES,
+        states={0: ("gone", Colour.ACT), 1: ("there", Colour.GOOD)},
+    ),
+)
+
 FLEET = Board(
     name="fleet",
     title="Tandem: fleet",
-    about="The backends: health and breakers, load, how their calls end, and sleep.",
-    rows={"Now": NOW, "Health": HEALTH, "Load": LOAD, "Queue": QUEUE, "Sleep": SLEEPING},
+    about="The backends: health and breakers, load, how their calls end, and sleep; and the "
+    "gateway's own processes.",
+    rows={
+        "Now": NOW,
+        "Health": HEALTH,
+        "Load": LOAD,
+        "Queue": QUEUE,
+        "Sleep": SLEEPING,
+        "Processes": PROCESSES,
+    },
     chosen={"model": ("tandem_backend_state", "model")},
 )

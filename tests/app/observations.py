@@ -119,6 +119,18 @@ class Pool:
         return 1 if low else 2
 
 
+@dataclass(frozen=True, slots=True)
+class Members:
+    """What a process knows of all."""
+
+    kind: str = "redis"
+    trouble: str = ""
+    alive: int = 2
+    lagging: int = 1
+
+
+MEMBERS = Members()
+"""Two processes, one of them behind, with a store."""
 POOLS = (
     Pool("small", (Backend("s.test:1", 3, "healthy"),)),
     Pool("large", (Backend("l.test:1", 0, "open"), Backend("l.test:2", 1, "probing"))),

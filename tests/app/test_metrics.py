@@ -16,6 +16,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.families import MAX_LABEL_SETS, OTHER, Counts, Histogram
+from app.member_metrics import members_now
 from app.metrics import GAP, OWN, WAIT, Metrics, watch_lag
 from router.faults import Blame
 from router.observe import (
@@ -27,7 +28,7 @@ from router.observe import (
     ShadowFailed,
 )
 from router.steps import Surface, Usage
-from tests.app.observations import POOLS, Backend, Pool, attempt, everything, request
+from tests.app.observations import MEMBERS, POOLS, Backend, Pool, attempt, everything, request
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", re.MULTILINE)
@@ -35,7 +36,7 @@ ROW = re.compile(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", re.MULTILINE)
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics(lambda: POOLS, "1.2.3")
+    return Metrics(lambda: POOLS, "1.2.3", lambda: members_now(MEMBERS))
 
 
 def scrape(metrics: Metrics) -> list[Metric]:

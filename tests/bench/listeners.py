@@ -2,13 +2,14 @@
 
 Run it as `python -m tests.bench.listeners`. Each figure is the best of five runs, so that another
 process on the machine disturbs it little; the figures in the heads of app/metrics.py, app/log.py
-and app/keys.py, and those in docs/learning-from-traffic.md, come from here.
+and app/keys.py, and those in docs/learning-from-traffic.md and docs/tracing.md, come from here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import statistics
 import tempfile
@@ -25,11 +26,13 @@ from app.keys import Admitted, Keys, new_key
 from app.log import CAPACITY, Log
 from app.metrics import GAP, Metrics
 from app.state.memory import MemoryStore
+from app.tracing.export import Exports
+from app.tracing.tracing import Tracing
 from policies import TABLE
 from router.config import Form, parse
 from router.observe import AttemptEnded, RequestEnded
 from router.runtime import Runtime, build
-from router.sections import DecisionsConfig
+from router.sections import DecisionsConfig, TracingConfig
 from router.steps import Surface, Usage
 from router.wire import parse as read
 from tests.running import config
@@ -87,7 +90,7 @@ def with_prometheus_client(ended: RequestEnded) -> Callable[[], None]:
 
 
 def tell(what: str, figure: float) -> None:
-    print(f"{what:<44}{figure:>10.3f} us")
+    print(f"{what:<48}{figure:>10.3f} us")
 
 
 def metrics_figures() -> None:
@@ -139,6 +142,33 @@ def key_figures(folder: Path) -> None:
 
     tell("keys: admit and leave", asyncio.run(many(20_000)))
     tell("keys: charge", microseconds(lambda: keys(ended)))
+
+
+def tracing_figures() -> None:
+    """What a request pays on its way, and what the thread does once it is over."""
+    os.environ |= {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}
+    body = {"model": "auto", "messages": [{"role": "user", "content": "x" * 960}], "seed": 1}
+    headers = {"traceparent": f"00-{1:032x}-{1:016x}-01"}
+    asked = read(Surface.CHAT, json.dumps(body).encode(), headers, "auto", random.Random(0))
+    rng = random.Random(0)
+    for sampler in ("parentbased_always_on", "always_off"):
+        os.environ["OTEL_TRACES_SAMPLER"] = sampler
+        it = Tracing(TracingConfig(), Exports(), rng, interval=3600, capacity=10**9)
+        trace = it.begin(asked)
+        ended = replace(request(3, 64), trace=trace)
+        ended = replace(ended, attempts=tuple(replace(a, span=7) for a in ended.attempts))
+        told = f"tracing ({sampler}): "
+        tell(told + "begin", microseconds(lambda: it.begin(asked)))  # noqa: B023
+        tell(told + "attempt", microseconds(lambda: trace.headers(trace.child(1, rng))))  # noqa: B023
+        tell(told + "end", microseconds(lambda: it(ended)))  # noqa: B023
+        it._queue.clear()
+
+        def in_the_thread() -> None:
+            it(ended)  # noqa: B023
+            it._tell()  # noqa: B023
+
+        tell(told + "thread", microseconds(in_the_thread, 500))
+        it.close()
 
 
 def learning(**sections: object) -> Runtime:
@@ -199,6 +229,7 @@ def main() -> None:
         metrics_figures()
         log_figures(Path(name))
         key_figures(Path(name))
+        tracing_figures()
         asyncio.run(decision_figures(Path(name)))
 
 

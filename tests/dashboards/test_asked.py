@@ -14,9 +14,10 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.member_metrics import members_now
 from app.metrics import OK, STATES, Metrics
 from router.faults import Blame
-from tests.app.observations import POOLS, everything
+from tests.app.observations import MEMBERS, POOLS, everything
 from tests.dashboards.asked import BOARDS, ROOT, Asked, boards, drawn, named, panels, rules
 from tests.dashboards.promql import Selector, groupings, selectors, tokens
 
@@ -36,6 +37,7 @@ CLOSED: dict[tuple[str, str], set[str]] = {
     ("tandem_decisions_total", "outcome"): KEPT,
     ("tandem_sleep_changes_total", "change"): {"woken", "slept", "wake_failed", "sleep_failed"},
     ("tandem_shed_total", "why"): {"full", "slow", "timeout"},
+    ("tandem_store_up", "kind"): {"memory", "sqlite", "redis"},
     ("up", "job"): {"tandem"},
 }
 """The values that a label of a metric may have, wherever a query spells one out."""
@@ -45,7 +47,7 @@ Known: TypeAlias = dict[str, set[str]]
 
 def exported() -> Known:
     """Every name of a sample of the gateway's page, with its labels."""
-    metrics = Metrics(lambda: POOLS, "1.2.3")
+    metrics = Metrics(lambda: POOLS, "1.2.3", lambda: members_now(MEMBERS))
     everything(metrics)
     page = metrics.render()[0].decode()
     found: Known = {}

@@ -141,6 +141,11 @@ def test_what_compose_mounts_is_a_configuration_that_it_can_serve(started: Start
     assert {"hidden", "experts.json"} <= set(models.stdout.split()), models.stderr
 
 
+def test_it_can_trace(started: Started) -> None:
+    loaded = started.inside("python", "-c", "import app.tracing.export")
+    assert loaded.returncode == 0, loaded.stderr
+
+
 def test_nothing_that_installs_is_left_in_it(started: Started) -> None:
     for module in ("pip", "hatchling", "pytest"):
         assert started.inside("python", "-c", f"import {module}").returncode != 0

@@ -152,12 +152,14 @@ def gate_for(python: Path, folder: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def vllm(python: Path, model: Path, logs: Path, gate: dict[str, str]) -> Iterator[Server]:
+def vllm(
+    python: Path, model: Path, logs: Path, gate: dict[str, str], *more: str
+) -> Iterator[Server]:
     """A vLLM that serves the folder `model` under its name; it may not listen yet (`await_vllm`).
 
     Notes on the options: float32 since these CPUs may lack fast bfloat16 and tests compare answers;
     no graphs, which take longer to make than they save here; all log-probabilities can be had, to
-    say where a gate must fire. `gate` is the environment of `gate_for`.
+    say where a gate must fire. `gate` is the environment of `gate_for`, `more` are more options.
     """
     port = free_port()
     options = {
@@ -175,7 +177,7 @@ def vllm(python: Path, model: Path, logs: Path, gate: dict[str, str]) -> Iterato
     flags.append("--enable-prompt-tokens-details")
     command: list[str | Path] = [
         python, "-m", "vllm.entrypoints.openai.api_server",
-        *(word for option in options.items() for word in option), *flags,
+        *(word for option in options.items() for word in option), *flags, *more,
     ]  # fmt: skip
     environment = {
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB, the least it takes

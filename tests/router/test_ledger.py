@@ -34,13 +34,13 @@ def test_times_are_told_as_seconds_since_the_beginning() -> None:
 
 
 def test_an_attempt_under_way_lasts_until_now() -> None:
-    assert tally().told(105.0).seconds == 4.0
+    assert tally().told(105.0, 100.0).seconds == 4.0
 
 
 def test_an_answer_that_was_cut_short_is_estimated() -> None:
     cut = tally(usage=None)
     cut.pieces, cut.blame = 9, Blame.GONE
-    told = cut.told(105.0)
+    told = cut.told(105.0, 100.0)
     assert told.estimated
     assert told.usage == Usage(400 // BYTES_PER_TOKEN, 9)
     assert told.cost == pytest.approx((100 * 1 + 9 * 2) * 1e-6)
@@ -52,7 +52,7 @@ def test_nothing_is_made_up_of_an_attempt_that_said_nothing_or_all(
 ) -> None:
     silent = tally(usage=None)
     silent.pieces, silent.blame = pieces, blame
-    assert (silent.told(105.0).usage, silent.told(105.0).estimated) == (None, False)
+    assert (silent.told(105.0, 100.0).usage, silent.told(105.0, 100.0).estimated) == (None, False)
 
 
 def test_who_wrote_the_answer_and_what_everything_cost() -> None:

@@ -42,15 +42,20 @@ tandem/model: {{ index . 1 }}
 {{- if or .Values.config (and .Values.vllm.enabled .Values.vllm.models) }}true{{ end -}}
 {{- end -}}
 
+{{/* Whether somebody may use the admin API from outside the pod: there is a token to ask for. */}}
+{{- define "tandem.operated" -}}
+{{- if or .Values.admin.secret (get (get .Values.config "admin" | default dict) "tokens") }}true{{ end -}}
+{{- end -}}
+
 {{- define "tandem.config" -}}
 {{- $root := . -}}
 {{- $config := deepCopy .Values.config -}}
 {{- $_ := set $config "listen" (dict "host" "0.0.0.0" "port" 8000) -}}
+{{- $admin := dict "host" (ternary "0.0.0.0" "127.0.0.1" (eq (include "tandem.operated" .) "true")) "port" 8001 -}}
 {{- if .Values.admin.secret -}}
-{{- $_ := set $config "admin" (dict "host" "0.0.0.0" "port" 8001 "token_env" "TANDEM_ADMIN_TOKEN") -}}
-{{- else -}}
-{{- $_ := set $config "admin" (dict "host" "127.0.0.1" "port" 8001) -}}
+{{- $_ := set $admin "token_env" "TANDEM_ADMIN_TOKEN" -}}
 {{- end -}}
+{{- $_ := set $config "admin" (merge $admin (get $config "admin" | default dict)) -}}
 {{- if .Values.keys.secret -}}
 {{- $_ := set $config "keys" (dict "file" "keys/keys.yaml") -}}
 {{- end -}}
