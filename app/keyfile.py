@@ -34,6 +34,10 @@ PREFIX = "tdm-"
 LOOKS_LIKE_A_KEY = re.compile(re.escape(PREFIX) + r"\S+")
 
 
+BUILDING = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What PyYAML raises where it cannot build what a document asks for: a day 99, an empty `!!int`."""
+
+
 class KeysError(Exception):
     """The file of keys cannot be used; the message says where and why, and shows no value."""
 
@@ -102,6 +106,8 @@ def load(path: Path) -> list[KeyEntry]:
         problem = f"line {line} is not valid YAML: {error.problem}"
     except yaml.YAMLError:
         problem = "is not valid YAML: it must be UTF-8 text"
+    except BUILDING as error:
+        problem = f"holds something that is no value of its kind ({type(error).__name__})"
     else:
         return _validated(path, tree)
     raise KeysError(path, problem)
