@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,7 @@ from app.state.store import StoreError
 from app.together import Together
 from app.tracing.tracing import opened
 from app.ui.history import History
+from app.ui.passing import Passing
 from app.ui.recent import Recent
 from app.ui.sources import Sources
 from policies import TABLE
@@ -71,9 +72,8 @@ async def rooms(
     where = places(document.config, run)
     journal = StoredJournal(where.shared) if where.together else None
     document, past = await _begun(document, journal)
-    config, limits = document.config, document.config.limits
-    if problems := tuple(_alone_only(config, where)):
-        raise ConfigError(document.written.source, problems)
+    _check(document, where)
+    config = document.config
     name = member_name()
     keys = await _keys(config, where, name, lambda: member.share)
     log = Log(config.log.file) if config.log else None
@@ -89,8 +89,9 @@ async def rooms(
     observe = Observers(metrics, recent, *hearing, *listeners)
     decisions = Decisions(config.decisions, observe)
     revisions = Revisions(document, TABLE, observe, journal=journal, past=past)
-    member = Member(where.shared, revisions, name, [Hints(where.shared, name, pools).exchange])
-    shared = _shared(limits, lambda: member.share)
+    told = (Hints(where.shared, name, pools).exchange, Passing(where.shared, name, recent).exchange)
+    member = Member(where.shared, revisions, name, told)
+    shared = _shared(config.limits, lambda: member.share)
     gateway = Gateway(revisions, shared, observe, together, decisions, keys, tracing)
     health = Health(observe)
     sleep = Sleep(observe, health.look_soon)
@@ -170,9 +171,13 @@ async def _keys(
     return Keys(Path(config.keys.file), store, member, share=share, isolate=config.keys.isolate)
 
 
-def _alone_only(config: Config, where: Places) -> Iterator[Problem]:
-    """What only one process may do: two would wake and put to sleep against each other."""
-    for name, model in config.models.items():
-        if where.together and model.sleep is not None:
-            why = "servers sleep and wake on the word of one process: no --workers, no store"
-            yield Problem(f"models.{name}.sleep", why)
+def _check(document: Document, where: Places) -> None:
+    """Refuse what only one process may do: two would wake and put to sleep against each other."""
+    why = "servers sleep and wake on the word of one process: no --workers, no store"
+    problems = [
+        Problem(f"models.{name}.sleep", why)
+        for name, model in document.config.models.items()
+        if where.together and model.sleep is not None
+    ]
+    if problems:
+        raise ConfigError(document.written.source, tuple(problems))

@@ -16,10 +16,12 @@ from router.cost import saved
 from router.faults import Blame
 from router.observe import Observation, RequestEnded
 
-__all__ = ["KEPT", "Decision", "Recent"]
+__all__ = ["KEPT", "TOLD", "Decision", "Recent"]
 
 KEPT = 200
 """Requests: as many as anybody scrolls through; the log has them all."""
+TOLD = 10
+"""Of these, how many a process tells the others in one exchange: a sample, where it is busy."""
 
 
 @dataclass(slots=True)
@@ -60,20 +62,30 @@ class Decision:
 
 
 class Recent:
-    """Keeps the last `KEPT` decisions. `now` is seconds since 1970."""
+    """Keeps the last `KEPT` decisions. `now` is seconds since 1970.
+
+    `news` are those of this process that nobody has told the others yet, at most `TOLD`.
+    """
 
     def __init__(self, now: Callable[[], float] = time.time, kept: int = KEPT) -> None:
+        self.news: deque[Decision] = deque(maxlen=TOLD)
         self._now = now
         self._kept: deque[Decision] = deque(maxlen=kept)
 
     def __call__(self, observation: Observation) -> None:
         """Keep what became of a request; anything else is not for us."""
         if isinstance(observation, RequestEnded):
-            self._kept.append(_decision(observation, self._now()))
+            decision = _decision(observation, self._now())
+            self._kept.append(decision)
+            self.news.append(decision)
+
+    def hear(self, decision: Decision) -> None:
+        """Keep one of another process."""
+        self._kept.append(decision)
 
     async def decisions(self) -> Sequence[Decision]:
         """Those that are kept, newest first."""
-        return tuple(reversed(self._kept))
+        return sorted(self._kept, key=lambda decision: decision.when, reverse=True)
 
 
 def _decision(ended: RequestEnded, now: float) -> Decision:

@@ -156,6 +156,36 @@ async def test_restarting_in_turn_loses_no_request(small: Backend, tmp_path: Pat
         assert len(statuses) > 20
 
 
+async def test_the_end_is_announced_before_it_comes(small: Backend, tmp_path: Path) -> None:
+    """So that what stands in front can notice, and nobody is turned away meanwhile."""
+    async with crew(tmp_path, small, drain={"announce": 2.0}) as running:
+        once = httpx.Limits(max_keepalive_connections=0)
+        async with httpx.AsyncClient(
+            base_url=running.front, verify=NO_TLS, timeout=PATIENCE, limits=once
+        ) as client:
+            assert (await client.get("/readyz")).status_code == 200
+            running.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(1.5):
+                while (await client.get("/readyz")).json()["status"] != "draining":
+                    await asyncio.sleep(0.01)
+            answer = await client.post(CHAT, json={"messages": MESSAGES})
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        async with asyncio.timeout(PATIENCE):
+            assert await running.process.wait() == 0
+
+
+async def test_one_page_of_metrics_and_decisions_for_all(small: Backend, tmp_path: Path) -> None:
+    async with crew(tmp_path, small) as running:
+        for _ in range(20):
+            assert await running.ask() == 200
+        async with httpx.AsyncClient(base_url=running.front, verify=NO_TLS) as client:
+            for _ in range(5):
+                page = (await client.get("/metrics")).text
+                sums = [line for line in page.splitlines() if "tandem_requests_total{" in line]
+                assert [line.rpartition(" ")[2] for line in sums] == ["20.0"]
+                assert f"tandem_members {NUMBER}.0" in page
+
+
 async def test_they_end_with_a_parent_that_is_killed(small: Backend, tmp_path: Path) -> None:
     async with crew(tmp_path, small) as running:
         pids = {member["pid"] for member in await running.members()}
