@@ -308,12 +308,8 @@ TARGETS: Mapping[str, Target] = {
         (HEAD + b"transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", HEAD + b"\r\nabc"),
     ),
     "said": Target(said, 180_000, JSON_WORDS, (b"\x00" + CHUNK[6:], b"\x01{}", b'\x04{"error":1}')),
-    "answer": Target(
-        answer, 90_000, (*SSE_WORDS, *JSON_WORDS), (b"\x00" + CHUNK, b"\x03" + CHUNK)
-    ),
-    "composed": Target(
-        composed, 60_000, (b"\n", b"L", b"!", b"\xff"), (b"\x05a\nb!\nc", b"\xffa")
-    ),
+    "answer": Target(answer, 90_000, (*SSE_WORDS, *JSON_WORDS), (b"\x00" + CHUNK, b"\x03" + CHUNK)),
+    "composed": Target(composed, 60_000, (b"\n", b"L", b"!", b"\xff"), (b"\x05a\nb!\nc", b"\xffa")),
     "request": Target(request, 150_000, JSON_WORDS, (b"\x00" + ASKED, b"\x01{}")),
     "client": Target(client, 100_000, HTTP_WORDS, (POST + b"content-length: 2\r\n\r\n{}" + POST,)),
     "config": Target(config, 10_000, YAML_WORDS, (YAML, b'{"models":{}}', b"a: [1, 2]")),
