@@ -28,11 +28,12 @@ class MemoryStore:
         return changed
 
     async def append(self, log: str, value: Json, after: int | None = None) -> int | None:
-        """Add an entry, and give its number; None if `after` was given and is not the last."""
+        """Add an entry, and give its number; None if there are later ones than `after`."""
         entries = self._logs.setdefault(log, deque(maxlen=LONGEST_LOG))
         last = entries[-1].number if entries else 0
-        if after is not None and after != last:
+        if after is not None and after < last:
             return None
+        last = last if after is None else after
         entries.append(Entry(last + 1, value))
         return last + 1
 

@@ -62,7 +62,9 @@ class Store(Protocol):
         """Change each document by its function, and give what they say now."""
 
     async def append(self, log: str, value: Json, after: int | None = None) -> int | None:
-        """Add an entry, and give its number; None if `after` was given and is not the last."""
+        """Add an entry, and give its number: the one after `after`, or after the last; None if
+        `after` was given and there are later ones. A log that was lost goes on where it was.
+        """
 
     async def entries(self, log: str, after: int) -> Sequence[Entry]:
         """The entries with higher numbers than `after`, oldest first."""

@@ -21,6 +21,7 @@ READING: Config = {
 POLICIES: Mapping[str, Config] = {
     "direct": {"use": "direct", "model": "small"},
     "fallback": {"use": "fallback", "targets": ["small", "large"]},
+    "overload": {"use": "overload", "target": "fallback", "cheaper": "large", "watch": ["small"]},
     "split": {"use": "split", "weights": {"small": 1}},
     "cascade": {"use": "cascade", **BOTH, "pattern": "[0-9]"},
     "rejecting": {"use": "cascade", **BOTH, "pattern": "no such words"},

@@ -98,6 +98,7 @@ async def _addresses(process: asyncio.subprocess.Process) -> tuple[str, str]:
     while line := (await process.stdout.readline()).decode().rstrip():
         if line.startswith(READY):
             front = line.removeprefix(READY)
-        if line.endswith(DOCS):
-            return front, line.split()[-1].removesuffix(DOCS)
+        for word in line.split():
+            if word.endswith(DOCS):
+                return front, word.removesuffix(DOCS)
     raise AssertionError("it did not start")

@@ -64,8 +64,10 @@ async def test_a_log_is_numbered_from_one_and_read_from_anywhere(store: Store) -
 async def test_whoever_does_not_know_the_last_entry_adds_none(store: Store) -> None:
     assert await store.append("log", "a", after=0) == 1
     assert await store.append("log", "b", after=0) is None
-    assert await store.append("log", "b", after=2) is None
     assert await store.append("log", "b", after=1) == 2
+    assert await store.append("log", "c", after=6) == 7, "a log that was lost goes on where it was"
+    assert await store.append("log", "d", after=6) is None
+    assert await store.append("log", "d") == 8
 
 
 async def test_of_many_who_add_after_the_same_entry_one_does(store: Store) -> None:
