@@ -108,7 +108,9 @@ async def test_the_clock_jumps(jump: str, small: Backend, tmp_path: Path, table:
         async with http(gateway.url) as client:
             ready = (await client.get("/readyz")).status_code
         said = gateway.said
-    days = {line.partition("20")[2][:8] for line in (tmp_path / "log.jsonl").read_text().splitlines()}
+    days = {
+        line.partition("20")[2][:8] for line in (tmp_path / "log.jsonl").read_text().splitlines()
+    }
     good = answers.counts().keys() == {"complete"} and ready == 200 and "Traceback" not in said
     good &= len(days) > 1  # else nothing has jumped
     happened = f"{told(answers.counts())}; ready: {ready}; days in the log: {len(days)}"
