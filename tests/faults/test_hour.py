@@ -1,4 +1,4 @@
-"""An hour at half load, made as short as CI allows: memory, files and guards stay where they are."""
+"""An hour at half load, as short as CI allows: memory, files and guards stay where they are."""
 
 from __future__ import annotations
 
