@@ -359,6 +359,21 @@ async def test_an_answer_of_the_store_that_was_lost_charges_nothing_twice(
     assert told["usd"] == pytest.approx(0.4)
 
 
+async def test_a_store_that_was_emptied_forgets_no_money(
+    build: Build, file: Path, clock: Clock, store: MemoryStore
+) -> None:
+    keys = build(spend_usd=1)
+    await call(keys, cost=0.9)
+    await keys.settle()
+    store._documents.clear()
+    clock.now += 2
+    await call(keys, cost=0.2)
+    assert refused(await keys.admit(bearer())).code == "insufficient_quota"
+    await keys.settle()
+    another = Keys(file, store, "another", now=clock)
+    assert refused(await another.admit(bearer())).code == "insufficient_quota"
+
+
 async def test_calls_at_once_reserve_what_they_may_cost(build: Build) -> None:
     keys = build(spend_usd=1)
     first = await keys.admit(bearer())
