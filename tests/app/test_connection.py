@@ -15,7 +15,7 @@ from tests.running import Running, Wire, config, eventually, request, wire
 from tests.scripted import DONE, Backend, Call, chunk, pauses, stalls
 
 ASKED = {"model": "small", "messages": [], "stream": True}
-PATIENCE = {"client": 0.3, "keepalive": 600}
+PATIENCE = {"client": 0.2, "keepalive": 600}
 CHUNKED = b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
 HALVES = {
     "nothing": b"",
@@ -60,6 +60,7 @@ async def test_a_request_that_never_ends(gateway: Started, small: Backend, sent:
     await works(running)
 
 
+@pytest.mark.slow
 async def test_a_request_that_comes_byte_by_byte(gateway: Started, small: Backend) -> None:
     running = await gateway(config({"small": small}, limits=PATIENCE))
     async with wire(running.url) as client:
@@ -83,6 +84,7 @@ async def test_blank_lines_keep_no_connection_open(gateway: Started, small: Back
         assert await client.rest() == b""
 
 
+@pytest.mark.slow
 async def test_a_large_body_may_take_longer(gateway: Started, small: Backend) -> None:
     running = await gateway(config({"small": small}, limits=PATIENCE))
     data = json.dumps({**ASKED, "stream": False, "padding": "x" * 60_000}).encode()
@@ -94,6 +96,7 @@ async def test_a_large_body_may_take_longer(gateway: Started, small: Backend) ->
         assert (await client.answer())[0] == 200
 
 
+@pytest.mark.slow
 async def test_a_client_that_stops_reading_is_left(
     gateway: Started, small: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +112,7 @@ async def test_a_client_that_stops_reading_is_left(
     await works(running)
 
 
+@pytest.mark.slow
 async def test_a_client_that_reads_slowly_is_not(
     gateway: Started, small: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

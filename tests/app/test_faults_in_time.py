@@ -24,7 +24,7 @@ from tests.scripted import (
     streams,
 )
 
-DEADLINE = {"deadline": 2.0, "idle": 0.3, "first_token": 0.3}
+DEADLINE = {"deadline": 1.5, "idle": 0.2, "first_token": 0.3}
 CASCADE = {"use": "cascade", "small": "small", "large": "large", "pattern": "no such words"}
 GATE = {"use": "token_gate", "small": "small", "large": "large", "rule": "entropy", "threshold": 1}
 
@@ -75,6 +75,7 @@ async def test_a_draft_that_never_ends_leaves_time_for_an_answer(
     assert (await running.ended()).reason == "draft_failed"
 
 
+@pytest.mark.slow
 async def test_a_draft_that_takes_too_long_is_not_asked_for_again(
     gateway: Started, small: Backend, large: Backend
 ) -> None:

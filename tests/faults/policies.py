@@ -48,15 +48,17 @@ COMPOSED = frozenset({"entropy", "token_gate", "steps"})
 
 assert {said["use"] for said in POLICIES.values()} == TABLE.keys()
 
-LIMITS: Config = {
-    "deadline": 8,
-    "connect": 1,
-    "first_token": 1.5,
-    "idle": 1.5,
+AMPLE: Config = {
+    "deadline": 40,
+    "connect": 10,
+    "first_token": 10,
+    "idle": 10,
     "retry_floor": 100_000,
 }
-"""Seconds: an answer of the pair takes a tenth, and several times that on a busy machine."""
-DEADLINE = float(LIMITS["deadline"])
+"""Limits in seconds that strike on no machine, however busy: answers of the pair take a tenth."""
+TIGHT: Config = {**AMPLE, "deadline": 10, "connect": 2, "first_token": 2, "idle": 2}
+"""Those for faults at which one has to strike."""
+DEADLINE = float(AMPLE["deadline"])
 QUESTION = "A shop has 36 pens. It sells 17 and then buys 25 more. How many pens are there now?"
 DOCUMENT = "\n\n".join(
     f"On day {day} the shop had {day * 7 + 3} pens and sold {day % 5} of them." for day in range(60)
@@ -72,7 +74,7 @@ def tree(backends: Sequence[tuple[str, str]], **sections: Any) -> Config:
     models = {name: [url for model, url in backends if model == name] for name in BOTH}
     made = {
         "policies": {**POLICIES, **LARGE_ALONE},
-        "limits": LIMITS,
+        "limits": AMPLE,
         "breaker": {"failures": 1000},
         "default": "direct",
         **sections,
