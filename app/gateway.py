@@ -16,6 +16,7 @@ from http import HTTPStatus
 
 from app.decisions import Decisions
 from app.keys import Admitted, Keys
+from app.openapi import document
 from app.pages import Page, health, model_card, models, ready
 from app.sink import CLOSE, AsgiSink, ClientGoneError, Receive, Scope, Send, read_body, too_large
 from app.together import Together
@@ -36,7 +37,7 @@ from router.values import LONGEST_NAME
 from router.wire import READ, parse, request_id
 
 SURFACES = {f"/v1/{surface.value}": surface for surface in Surface}
-PAGES = frozenset({"/healthz", "/readyz", "/metrics", "/v1/models"})
+PAGES = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/models"})
 """What answers a GET, beside each model's own page below `/v1/models/`."""
 READ_HEADERS = frozenset(name.encode() for name in READ)
 UNWATCHED = 0.02
@@ -206,6 +207,8 @@ class Gateway:
             page = self._told(ready(runtime, draining=self.draining))
         elif path == "/metrics":
             page = await self._metrics(scope)
+        elif path == "/openapi.json":
+            page = self._told(Page(200, document()))
         else:
             page = self._models(scope, path.removeprefix("/v1/models").removeprefix("/"), runtime)
         await page.send(send, head_only=scope["method"] == "HEAD")

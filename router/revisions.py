@@ -87,7 +87,7 @@ class Journal(Protocol):
     """
 
     async def publish(self, revision: Revision) -> bool:
-        """Write down the revision after the last one; False if another one has its number."""
+        """Write down this revision; False if there is one of its number, or a later one."""
 
     async def since(self, number: int) -> Sequence[Revision]:
         """The revisions after this one, oldest first."""
@@ -217,11 +217,14 @@ class Revisions:
     async def follow(self, *, again: bool = False) -> None:
         """Take up what others have written since; raises `JournalError`.
 
-        What could not be built is tried `again` if that is asked: it may lack a file that has come.
+        What could not be built is tried `again` if that is asked: it may lack a file that has come;
+        and a journal that has lost its end, as a store may that keeps nothing on disk, is told it.
         """
         if self._journal is None:
             return
         async with self._lock:
+            if again:
+                await self._journal.publish(self.active)
             if await self._read(self._journal) or (again and self.behind):
                 await self._catch_up()
 

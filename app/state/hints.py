@@ -33,7 +33,9 @@ class Hints:
         """Tell what is new here, and hear what is new elsewhere; raises `StoreError`."""
         told = self._told()
         if any(told.values()):
-            await self._store.append(LOG, {"from": self._name, **told})
+            number = await self._store.append(LOG, {"from": self._name, **told})
+            if number is not None and number <= (self._heard or 0):
+                self._heard = 0  # the store has lost what it knew, and counts anew
         first = self._heard is None
         for entry in await self._store.entries(LOG, self._heard or 0):
             self._heard = entry.number

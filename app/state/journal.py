@@ -28,7 +28,7 @@ class StoredJournal:
         self._store = store
 
     async def publish(self, revision: Revision) -> bool:
-        """Write down the revision after the last one; False if another one has its number."""
+        """Write down this revision; False if there is one of its number, or a later one."""
         try:
             number = await self._store.append(LOG, _said(revision), after=revision.number - 1)
         except StoreError as error:

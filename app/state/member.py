@@ -113,6 +113,7 @@ class Member:
         else:
             if self.trouble:
                 logger.warning("the store is back")
+                self._tried = -AGAIN  # it may have lost what it knew
             self.trouble = ""
 
     async def leave(self) -> None:

@@ -24,15 +24,16 @@ class MemoryStore:
         """Change each document by its function, and give what they say now."""
         now = self._clock()
         changed = {name: how(self._documents.get(name), now) for name, how in changes.items()}
-        self._documents |= changed
+        self._documents |= {name: value for name, value in changed.items() if value is not None}
         return changed
 
     async def append(self, log: str, value: Json, after: int | None = None) -> int | None:
-        """Add an entry, and give its number; None if `after` was given and is not the last."""
+        """Add an entry, and give its number; None if there are later ones than `after`."""
         entries = self._logs.setdefault(log, deque(maxlen=LONGEST_LOG))
         last = entries[-1].number if entries else 0
-        if after is not None and after != last:
+        if after is not None and after < last:
             return None
+        last = last if after is None else after
         entries.append(Entry(last + 1, value))
         return last + 1
 

@@ -49,7 +49,8 @@ APPEND = f"""
 local top = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 local last = 0
 if top[1] then last = tonumber(string.match(top[1][1], '^(%d+)')) end
-if ARGV[2] ~= '' and tonumber(ARGV[2]) ~= last then return 0 end
+if ARGV[2] ~= '' and tonumber(ARGV[2]) < last then return 0 end
+if ARGV[2] ~= '' then last = tonumber(ARGV[2]) end
 redis.call('XADD', KEYS[1], 'MAXLEN', '=', {LONGEST_LOG}, (last + 1) .. '-0', 'v', ARGV[1])
 return last + 1
 """
@@ -96,14 +97,15 @@ class RedisStore:
                     }
                     arguments: list[str] = []
                     for (name, new), old in zip(changed.items(), found, strict=True):
-                        arguments += [name, old or "", json.dumps(new)]
-                    if await self._swap([documents], arguments):
+                        if new is not None:
+                            arguments += [name, old or "", json.dumps(new)]
+                    if not arguments or await self._swap([documents], arguments):
                         return changed
                     await asyncio.sleep(PAUSE * (1 + random.random()))
         return {}
 
     async def append(self, log: str, value: Json, after: int | None = None) -> int | None:
-        """Add an entry, and give its number; None if `after` was given and is not the last."""
+        """Add an entry, and give its number; None if there are later ones than `after`."""
         with _reached():
             arguments = [json.dumps(value), "" if after is None else after]
             return await self._append([self._key(f"log:{log}")], arguments) or None

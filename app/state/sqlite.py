@@ -63,7 +63,7 @@ class SqliteStore:
         return await self._do(lambda db: _change(db, changes, self._clock()))
 
     async def append(self, log: str, value: Json, after: int | None = None) -> int | None:
-        """Add an entry, and give its number; None if `after` was given and is not the last."""
+        """Add an entry, and give its number; None if there are later ones than `after`."""
         return await self._do(lambda db: _append(db, log, json.dumps(value), after))
 
     async def entries(self, log: str, after: int) -> Sequence[Entry]:
@@ -158,15 +158,17 @@ def _change(db: sqlite3.Connection, changes: Mapping[str, Change], now: float) -
     for name, how in changes.items():
         found = db.execute(READ, (name,)).fetchone()
         changed[name] = how(json.loads(found[0]) if found else None, now)
-    written: Iterable[tuple[str, str]] = ((n, json.dumps(value)) for n, value in changed.items())
+    said = {name: value for name, value in changed.items() if value is not None}
+    written: Iterable[tuple[str, str]] = ((name, json.dumps(value)) for name, value in said.items())
     db.executemany(WRITE, written)
     return changed
 
 
 def _append(db: sqlite3.Connection, log: str, value: str, after: int | None) -> int | None:
     last = db.execute(LAST, (log,)).fetchone()[0] or 0
-    if after is not None and after != last:
+    if after is not None and after < last:
         return None
+    last = last if after is None else after
     db.execute(ADD, (log, last + 1, value))
     db.execute(TRIM, (log, last + 1 - LONGEST_LOG))
     return int(last) + 1

@@ -27,8 +27,8 @@ LONGEST_LOG = 1000
 Json: TypeAlias = Any
 """What JSON can say."""
 Change: TypeAlias = Callable[[Json, float], Json]
-"""From the document (None if there is none) and the store's time to the next one. May be called
-more than once, so it changes nothing but what it returns."""
+"""From the document (None if there is none) and the store's time to the next one; None where there
+is nothing to write. May be called more than once, so it changes nothing but what it returns."""
 
 
 class StoreError(Exception):
@@ -62,7 +62,9 @@ class Store(Protocol):
         """Change each document by its function, and give what they say now."""
 
     async def append(self, log: str, value: Json, after: int | None = None) -> int | None:
-        """Add an entry, and give its number; None if `after` was given and is not the last."""
+        """Add an entry, and give its number: the one after `after`, or after the last; None if
+        `after` was given and there are later ones. A log that was lost goes on where it was.
+        """
 
     async def entries(self, log: str, after: int) -> Sequence[Entry]:
         """The entries with higher numbers than `after`, oldest first."""

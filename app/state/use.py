@@ -47,12 +47,14 @@ class Ask:
     """What one process tells and wants. `number` grows with each new ask of this `member`.
 
     `spent` USD and `tokens` have been used since the last ask, and `unused` requests are given
-    back; it wants to hold `lease` USD from now on, and to make `requests` more.
+    back; it wants to hold `lease` USD from now on, and to make `requests` more. `known` USD had
+    been spent by all when it last heard: a store that has lost the document learns it again.
     """
 
     member: str
     number: int
     limits: Limits
+    known: float = 0.0
     spent: float = 0.0
     tokens: float = 0.0
     unused: int = 0
@@ -111,7 +113,7 @@ def _changed(document: Mapping[str, Any], ask: Ask, now: float) -> Json:
         if now <= lease[1] <= now + EXPIRES
     }
     granted = {n: count for n, count in document.get("granted", {}).items() if n in leases}
-    usd = document.get("usd", 0.0)
+    usd = max(document.get("usd", 0.0), ask.known)
     requests = refilled(document.get("requests"), limits.requests, now)
     tokens = refilled(document.get("tokens"), limits.tokens, now)
     told = leases.get(ask.member, (0.0, 0.0, 0))

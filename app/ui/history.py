@@ -65,7 +65,7 @@ what comes after is not shown."""
 class History:
     """Samples `families` for ever (`keep`) and gives windows of them. `now` is monotonic seconds.
 
-    It can be asked from the first moment on: everything counted so far lies after its beginning.
+    It can be asked from the first moment on.
     """
 
     def __init__(self, families: Families, now: Callable[[], float] = time.monotonic) -> None:
@@ -78,7 +78,13 @@ class History:
         self._tiers = [deque([first], maxlen=steps + 1) for _, steps in TIERS]
 
     async def keep(self) -> None:
-        """Sample for ever. The app starts it as a task."""
+        """Sample for ever. The app starts it as a task.
+
+        What others have counted before this process began is no rise of its first minutes.
+        """
+        first = await self._sample()
+        for tier in self._tiers:
+            tier[0] = first
         while True:
             await asyncio.sleep(TIERS[0][0])
             await self.remember()

@@ -139,6 +139,7 @@ def test_an_operator_cannot_open_other_folders(client: httpx.Client, section: st
     assert error["problems"][0]["reason"].startswith("is set up once, at start")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [

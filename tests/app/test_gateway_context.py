@@ -263,6 +263,7 @@ async def test_a_swap_keeps_the_indexes(gateway: Started, small: Backend, large:
 # -------------------------------------------------------------------------- hostile and odd
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "document",
     [

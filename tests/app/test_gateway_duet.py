@@ -166,6 +166,7 @@ async def test_the_prompt_is_counted_once(api: openai.AsyncOpenAI, servers: list
     assert chat.usage.prompt_tokens == len(prompt)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("policy", ["gate", "optimistic", "ead"])
 async def test_choices_side_by_side(
@@ -184,6 +185,7 @@ async def test_choices_that_are_drawn_differ(api: openai.AsyncOpenAI) -> None:
     assert [choice.index for choice in chat.choices] == [0, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", FORESEEN)
 async def test_the_same_seed_draws_the_same(client: aiohttp.ClientSession, policy: str) -> None:
     first, second, other = [
@@ -194,6 +196,7 @@ async def test_the_same_seed_draws_the_same(client: aiohttp.ClientSession, polic
     assert seams(first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", FORESEEN)
 async def test_no_answer_is_longer_than_asked(client: aiohttp.ClientSession, policy: str) -> None:
     whole = (await ask(client, asked(policy, max_tokens=24))).choice(0)

@@ -259,6 +259,7 @@ async def test_sigterm_lets_streams_end(tmp_path: Path, small: Backend) -> None:
         assert running.returncode == 0
 
 
+@pytest.mark.slow
 async def test_decisions_and_feedback_are_in_the_file_when_it_has_stopped(
     tmp_path: Path, small: Backend
 ) -> None:

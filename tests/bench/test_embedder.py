@@ -54,6 +54,7 @@ def test_percentiles_are_of_the_repetition_and_targets_can_be_missed() -> None:
     assert [figure.target for figure in bench._latency(64, slow)] == [None, None, None]
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_programs_read(capsys: pytest.CaptureFixture[str]) -> None:
     status = main(["bench", "embedder", "--repetitions", "1", "--texts", "2", "--json"])
     report = json.loads(capsys.readouterr().out)

@@ -122,6 +122,7 @@ def test_the_picture(tmp_path: Path) -> None:
     assert (tmp_path / "it.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("pair")
 async def test_a_small_run() -> None:
     block = "te: {use: token_gate, small: small, large: large, rule: entropy, threshold: 0.3}"

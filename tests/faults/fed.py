@@ -1,4 +1,4 @@
-"""Connections without sockets and loops without time, for bytes that come by the hundred thousand."""
+"""Connections without sockets and loops without time, for inputs by the hundred thousand."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Fed(asyncio.Transport):
         return default
 
 
-async def nobody(*_: object) -> None:
+async def nobody(scope: object, receive: object, send: object) -> None:
     """An application that is never run."""
 
 

@@ -4,7 +4,7 @@
 
 With Atheris, where it is installed, inputs are grown from what they reach (libFuzzer); elsewhere
 bytes are changed blindly. Either way an exception, an input that takes longer than `SLOWEST`, or
-memory that grows beyond `MOST` ends it with a status that is not 0, and the input is left in CORPUS.
+memory beyond `MOST` ends it with a status that is not 0, and the input is left beside CORPUS.
 """
 
 from __future__ import annotations

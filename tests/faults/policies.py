@@ -8,7 +8,6 @@ from typing import Any
 
 from app import embedded
 from policies import TABLE
-from tests.faults.proxy import Proxy
 from tests.running import Config, config
 
 BOTH = {"small": "small", "large": "large"}
@@ -21,6 +20,7 @@ READING: Config = {
 POLICIES: Mapping[str, Config] = {
     "direct": {"use": "direct", "model": "small"},
     "fallback": {"use": "fallback", "targets": ["small", "large"]},
+    "overload": {"use": "overload", "target": "fallback", "cheaper": "large", "watch": ["small"]},
     "split": {"use": "split", "weights": {"small": 1}},
     "cascade": {"use": "cascade", **BOTH, "pattern": "[0-9]"},
     "rejecting": {"use": "cascade", **BOTH, "pattern": "no such words"},
@@ -65,9 +65,11 @@ MOST = 32
 """Tokens of an answer: several steps and hand-offs."""
 
 
-def tree(proxies: Sequence[Proxy], **sections: Any) -> Config:
-    """A gateway in front of these; no breaker opens, so that cases do not meet each other's."""
-    models = {name: [p.url for p in proxies if p.model == name] for name in ("small", "large")}
+def tree(backends: Sequence[tuple[str, str]], **sections: Any) -> Config:
+    """A gateway in front of these, by model and URL; no breaker opens, so that cases do not meet
+    each other's faults.
+    """
+    models = {name: [url for model, url in backends if model == name] for name in BOTH}
     made = {
         "policies": {**POLICIES, **LARGE_ALONE},
         "limits": LIMITS,

@@ -187,9 +187,9 @@ class Proxy:
     _open: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
-    def url(self) -> str:
-        """As it stands in a config."""
-        return f"http://127.0.0.1:{self.port}"
+    def told(self) -> tuple[str, str]:
+        """Model and URL, as they stand in a config."""
+        return self.model, f"http://127.0.0.1:{self.port}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection of the gateway."""

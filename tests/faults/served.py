@@ -8,10 +8,11 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.running import Config, http
 
@@ -20,6 +21,7 @@ READY = "Tandem is listening on "
 DOCS = "/admin/docs"
 PATIENCE = 90.0
 """Seconds for a start, on a machine that has much else to do."""
+NOTHING: Mapping[str, str] = MappingProxyType({})
 LINUX = Path("/proc/self/fd").exists()
 
 
@@ -62,7 +64,7 @@ async def served(
     folder: Path,
     *options: str,
     limits: Callable[[], None] | None = None,
-    **environ: str,
+    environ: Mapping[str, str] = NOTHING,
 ) -> AsyncIterator[Served]:
     """`tandem serve` with this configuration, in `folder`; `limits` is called before it begins."""
     config = folder / "tandem.json"
@@ -98,6 +100,7 @@ async def _addresses(process: asyncio.subprocess.Process) -> tuple[str, str]:
     while line := (await process.stdout.readline()).decode().rstrip():
         if line.startswith(READY):
             front = line.removeprefix(READY)
-        if line.endswith(DOCS):
-            return front, line.split()[-1].removesuffix(DOCS)
+        for word in line.split():
+            if word.endswith(DOCS):
+                return front, word.removesuffix(DOCS)
     raise AssertionError("it did not start")

@@ -7,6 +7,7 @@ raised inside. Each has words that its inputs are likely made of, and examples t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,9 +24,9 @@ from router import dialect, sse
 from router.answer import Answer, Head, veil
 from router.compose import Composer
 from router.config import ConfigError, parse
-from router.decode import Form
+from router.decode import Form, Problem
 from router.errors import body_of
-from router.faults import FaultError
+from router.faults import Fault, FaultError
 from router.fleet import Price
 from router.http1 import Connection, Exchange, HttpError
 from router.ledger import Ledger
@@ -65,7 +66,9 @@ def stream(data: bytes) -> None:
         return
     whole = b"".join(parts)
     assert data.startswith(whole)
-    assert b"".join(sse.blocks(whole)) == whole
+    events = b"".join(sse.blocks(whole))
+    assert whole.startswith(events)
+    assert not whole[len(events) :].strip(b"\r\n"), "an event is left"
     assert list(sse.read(whole)) == [event for part in parts for event in sse.read(part)]
 
 
@@ -200,16 +203,22 @@ def request(data: bytes) -> None:
     """A call: a request, or a fault that is the client's."""
     surface, rest = SURFACES[data[0] % len(SURFACES)] if data else Surface.CHAT, data[1:]
     headers = {FORWARDED[0]: rest[:20].decode("latin-1")}
-    try:
-        found = parse_request(surface, rest, headers, "auto", random.Random(1))
-    except FaultError as error:
-        assert 400 <= error.fault.status < 500
-        orjson.loads(body_of(error.fault, surface))
+    found = _request(surface, rest, headers)
+    if isinstance(found, Fault):
+        assert 400 <= found.status < 500
+        orjson.loads(body_of(found, surface))
         return
     assert found.raw == rest
     change = {"model": "small", "stream_options": {"include_usage": True}, "new": [1]}
     assert orjson.loads(splice(rest, found.body, change)) == {**found.body, **change}
     assert isinstance(find(found.body, surface, LEAST), object)
+
+
+def _request(surface: Surface, raw: bytes, headers: Mapping[str, str]) -> Request | Fault:
+    try:
+        return parse_request(surface, raw, headers, "auto", random.Random(1))
+    except FaultError as error:
+        return error.fault
 
 
 def client(data: bytes) -> None:
@@ -233,20 +242,19 @@ def client(data: bytes) -> None:
 def config(data: bytes) -> None:
     """A configuration: a document, or problems with their places."""
     form = Form.JSON if data[:1] == b"{" else Form.YAML
+    problems: Sequence[Problem] | None = None
     try:
         parse(data.decode(errors="replace"), TABLE, "fuzzed", form)
     except ConfigError as error:
-        assert error.problems
-        assert all(problem.reason for problem in error.problems)
+        problems = error.problems
+    assert problems is None or (problems and all(problem.reason for problem in problems))
 
 
 def keys(data: bytes) -> None:
     """A file of keys: entries, or one error."""
     _KEYS.write_bytes(data)
-    try:
+    with contextlib.suppress(KeysError):
         load(_KEYS)
-    except KeysError as error:
-        assert str(error)
 
 
 def _json(data: bytes) -> Iterator[Any]:
@@ -292,23 +300,19 @@ YAML_WORDS = (
     b"limits: {", b": ", b"\n  ", b"2001-13-01", b"keys:\n", b"- name: a", b"sha256: ", b"0x1F",
 )  # fmt: skip
 TARGETS: Mapping[str, Target] = {
-    "stream": Target(stream, 200_000, SSE_WORDS, (CHUNK * 2, b"data: [DONE]\r\n\r\n", b"a\r\r")),
+    "stream": Target(stream, 300_000, SSE_WORDS, (CHUNK * 2, b"data: [DONE]\r\n\r\n", b"a\r\r")),
     "backend": Target(
         backend,
-        150_000,
+        200_000,
         HTTP_WORDS,
         (HEAD + b"transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", HEAD + b"\r\nabc"),
     ),
-    "said": Target(said, 150_000, JSON_WORDS, (b"\x00" + CHUNK[6:], b"\x01{}", b'\x04{"error":1}')),
-    "answer": Target(
-        answer, 100_000, (*SSE_WORDS, *JSON_WORDS), (b"\x00" + CHUNK, b"\x03" + CHUNK)
-    ),
-    "composed": Target(
-        composed, 100_000, (b"\n", b"L", b"!", b"\xff"), (b"\x05a\nb!\nc", b"\xffa")
-    ),
+    "said": Target(said, 180_000, JSON_WORDS, (b"\x00" + CHUNK[6:], b"\x01{}", b'\x04{"error":1}')),
+    "answer": Target(answer, 90_000, (*SSE_WORDS, *JSON_WORDS), (b"\x00" + CHUNK, b"\x03" + CHUNK)),
+    "composed": Target(composed, 60_000, (b"\n", b"L", b"!", b"\xff"), (b"\x05a\nb!\nc", b"\xffa")),
     "request": Target(request, 150_000, JSON_WORDS, (b"\x00" + ASKED, b"\x01{}")),
     "client": Target(client, 100_000, HTTP_WORDS, (POST + b"content-length: 2\r\n\r\n{}" + POST,)),
-    "config": Target(config, 30_000, YAML_WORDS, (YAML, b'{"models":{}}', b"a: [1, 2]")),
-    "keys": Target(keys, 50_000, YAML_WORDS, (b"keys:\n  - name: a\n    sha256: " + b"a" * 64,)),
+    "config": Target(config, 10_000, YAML_WORDS, (YAML, b'{"models":{}}', b"a: [1, 2]")),
+    "keys": Target(keys, 3_000, YAML_WORDS, (b"keys:\n  - name: a\n    sha256: " + b"a" * 64,)),
 }
-"""Together 1,030,000 inputs."""
+"""Together 1,093,000 inputs."""

@@ -35,7 +35,10 @@ async def test_every_policy_keeps_its_promise(
         for stream in (True, False)
     ]
     plan = Plan()
-    async with proxied(plan, *servers) as proxies, running(tree(proxies)) as gateway:
+    async with (
+        proxied(plan, *servers) as proxies,
+        running(tree([p.told for p in proxies])) as gateway,
+    ):
         bench = Bench(gateway, plan)
         await bench.learn()
         turns = asyncio.Semaphore(WAITING if injected.waits else AT_ONCE)

@@ -33,6 +33,7 @@ def told(heard: Heard) -> list[Said]:
     return said
 
 
+@pytest.mark.slow
 async def test_many_at_once_are_each_as_alone() -> None:
     questions = prompts(QUESTIONS)
     pairs = product(range(QUESTIONS), POLICIES)

@@ -260,3 +260,34 @@ async def test_a_store_that_goes_and_comes_back_is_told_once_each(
 
 def test_a_revision_is_tried_again_less_often_than_looked_for() -> None:
     assert AGAIN > DEAD
+
+
+async def test_a_store_that_has_lost_all_is_told_what_serves() -> None:
+    """As a Redis does that keeps nothing on disk and is started anew."""
+    store = MemoryStore()
+    one, two = await joined(store), await joined(store)
+    await one.replace_policy("turned", TURNED, who="alice")
+    await two.follow()
+    store._logs.clear()
+    await two.follow(again=True)
+    late = await joined(store)
+    assert late.runtime.target("turned") == one.runtime.target("turned")
+    assert late.active.number == 2
+    async with asyncio.timeout(5):
+        await one.replace_policy("again", TURNED, who="alice")
+        await asyncio.gather(two.follow(), late.follow())
+    assert two.active == late.active
+    assert two.active.number == 3
+
+
+async def test_a_change_is_made_in_a_store_that_has_lost_all() -> None:
+    store = MemoryStore()
+    one, two = await joined(store), await joined(store)
+    for name in ("a", "b", "c"):
+        await one.replace_policy(name, TURNED)
+    await two.follow()
+    store._logs.clear()
+    async with asyncio.timeout(5):
+        await two.replace_policy("d", TURNED)
+        await one.follow()
+    assert said(one)[-1] == said(two)[-1] == (5, "PUT policies/d")

@@ -29,6 +29,10 @@ def add(number: int) -> Change:
 
 async def test_a_document_is_changed_from_what_it_says(store: Store) -> None:
     assert await store.change({"a": lambda document, _: document}) == {"a": None}
+    assert await store.change({"b": lambda *_: None, "a": lambda *_: None}) == {
+        "a": None,
+        "b": None,
+    }
     assert await store.change({"a": add(1), "b": add(5)}) == {"a": {"sum": 1}, "b": {"sum": 5}}
     assert await store.change({"a": add(2)}) == {"a": {"sum": 3}}
     assert await store.change({}) == {}
@@ -64,8 +68,10 @@ async def test_a_log_is_numbered_from_one_and_read_from_anywhere(store: Store) -
 async def test_whoever_does_not_know_the_last_entry_adds_none(store: Store) -> None:
     assert await store.append("log", "a", after=0) == 1
     assert await store.append("log", "b", after=0) is None
-    assert await store.append("log", "b", after=2) is None
     assert await store.append("log", "b", after=1) == 2
+    assert await store.append("log", "c", after=6) == 7, "a log that was lost goes on where it was"
+    assert await store.append("log", "d", after=6) is None
+    assert await store.append("log", "d") == 8
 
 
 async def test_of_many_who_add_after_the_same_entry_one_does(store: Store) -> None:

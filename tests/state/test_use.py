@@ -53,6 +53,14 @@ def test_an_ask_that_is_heard_twice_counts_once() -> None:
     assert shared.ask(ask) == once
 
 
+def test_a_store_that_has_lost_everything_learns_what_was_spent() -> None:
+    shared = Shared()
+    told = shared.ask(Ask("a", 1, USD, spent=0.7))
+    shared.document = {}
+    assert shared.ask(Ask("a", 2, USD, known=told.spent, spent=0.1)).spent == pytest.approx(0.8)
+    assert shared.ask(Ask("b", 1, USD, known=0.5, lease=1.0)).lease == pytest.approx(0.2)
+
+
 def test_the_lease_of_one_that_is_gone_is_free_again() -> None:
     shared = Shared()
     shared.ask(Ask("gone", 1, USD, lease=1.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -134,6 +135,23 @@ async def test_what_falls_has_begun_anew() -> None:
     clock.at += 5
     window = await history.window(300)
     assert window.rates(COST) == [1.0, 0, 0.2]
+
+
+async def test_what_others_counted_before_is_no_rise() -> None:
+    async def families() -> Iterable[Metric]:
+        family = CounterMetricFamily(COST, "", labels=("model", "policy"))
+        family.add_metric(("m", "p"), 5.0)
+        return [family]
+
+    clock = Clock()
+    history = History(families, clock)
+    keeping = asyncio.create_task(history.keep())
+    await asyncio.sleep(0)
+    clock.at += 5
+    window = await history.window(300)
+    assert window.rise(COST) == 0.0
+    assert history.whole(window).rise(COST) == 5.0
+    keeping.cancel()
 
 
 async def test_labels_that_nobody_asks_for_are_summed_over() -> None:

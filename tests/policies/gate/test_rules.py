@@ -221,6 +221,7 @@ def test_a_slot_forgets_who_was_there(arrays: Arrays) -> None:
     assert decide(rules, arrays, [0], Step([0], [1], level(0)[None])) == [OWN]
 
 
+@pytest.mark.slow
 @SHARED
 @given(st.data())
 def test_rows_come_in_any_order_and_not_all_at_once(arrays: Arrays, data: st.DataObject) -> None:

@@ -200,6 +200,7 @@ def lines_run(body: dict[str, Any]) -> int:
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", UNITS)
 def test_no_pattern_goes_back_and_forth(unit: str) -> None:
     """With steps that grew as the square of the text this would not end within the time limit."""

@@ -58,6 +58,7 @@ def prompts(tmp_path: Path, n: int) -> list[Prompt]:
     return read_prompts(asked(tmp_path, n))
 
 
+@pytest.mark.slow
 async def test_the_stages_on_the_pair(url: str, traces: Path, tmp_path: Path) -> None:
     asking = Asking(Address(url, "small"), Address(url, "large"), max_tokens=320)
     found = await collect(asking, prompts(tmp_path, 12), tmp_path / "work", traces)
