@@ -7,7 +7,7 @@ import re
 import httpx
 import pytest
 
-from policies.cascade import DRAFT, GRADE_PROMPT, QUESTION
+from policies.verdicts.grading import DRAFT, GRADE_PROMPT, QUESTION
 from tests.real_vllm.servers import Gateway, Json, Server
 
 pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(600)]  # the first one starts the servers
