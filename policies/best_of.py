@@ -9,7 +9,7 @@ likelier one that deceives it (arXiv 2411.17501): hence few of them, and a cap.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -67,7 +67,7 @@ class Drawn:
 
     `best` is the place of the sample with the highest mark; None where no sample has any. `enough`
     once that is what the policy wants. `heated` if they were drawn at a higher temperature than the
-    client asked for; `why` is what went wrong, if anything did.
+    client asked for; `said` is the verifier's word, `why` what went wrong, if anything did.
     """
 
     samples: list[Draft]
@@ -300,9 +300,5 @@ def _not_sampled(request: Request) -> Iterator[str]:
 
 
 def _several(prompt: Any) -> bool:
-    return (
-        isinstance(prompt, Sequence)
-        and len(prompt) > 1
-        and isinstance(prompt[0], str | list)
-        and not isinstance(prompt, str)
-    )
+    """Whether this is a list of prompts; one of numbers is a single one, in token ids."""
+    return isinstance(prompt, list) and len(prompt) > 1 and isinstance(prompt[0], str | list)

@@ -132,6 +132,17 @@ async def test_samples_that_agree_are_enough(question: str, writer: str, gateway
     assert sampled.completion > 2 * over.attempts[0].written
 
 
+async def test_two_models_may_answer_where_samples_do_not_agree(gateway: Running) -> None:
+    """All of these are cut off, so that none has a vote."""
+    block = {"use": "best_of", "small": "small", "large": "ead", "majority": {}, "bar": 1}
+    await gateway.rooms.revisions.replace_policy("sampled-then-both", block)
+    asked = {**ASKED, "messages": [{"role": "user", "content": "What is 347 * 16?"}]}
+    reply = await gateway.post(model="sampled-then-both", seed=1, **asked)
+    assert reply.headers["x-tandem-reason"].startswith("no_verdict; majority of 4 samples")
+    assert " > in_engine; " in reply.headers["x-tandem-reason"]
+    assert reply.json()["usage"]["completion_tokens"] <= 24
+
+
 async def test_a_stream_of_samples_is_one_for_the_official_client(api: openai.AsyncOpenAI) -> None:
     stream = await api.chat.completions.create(
         model="sampled",
