@@ -157,6 +157,7 @@ async def test_the_large_ones_answer_is_untouched(
     assert (await running.ended()).reason == "unsure"
 
 
+@pytest.mark.slow
 async def test_a_verifier_that_is_silent_leaves_time_for_the_large_one(
     gateway: Started, small: Backend, large: Backend
 ) -> None:

@@ -28,11 +28,9 @@ from tests.playbook import Playbook
 
 PAIR = {"small": "small", "large": "large"}
 EXAMPLES: tuple[dict[str, Any], ...] = (
-    {**PAIR, "majority": {}},
     {"small": "small", "majority": {"pattern": "[0-9]"}, "stages": [2, 3, 5]},
     {**PAIR, "majority": {"field": "answer", "sure": -0.5}, "stages": [1, 4, 8], "bar": 0.5},
-    {**PAIR, "json_schema": {"type": "object"}, "alone": "small"},
-    {"small": "small", "json_schema": "request", "stages": [1, 2]},
+    {**PAIR, "json_schema": "request", "alone": "small", "stages": [1, 2]},
     {**PAIR, "grade": {"by": "other"}, "stages": [1, 2]},
     {"small": "small", "grade": {"by": "small"}},
     {**PAIR, "mean_logprob": -0.4, "stages": [1, 3]},
