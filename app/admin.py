@@ -23,6 +23,7 @@ from app.admin_audit import get_audit, note_revision
 from app.admin_corpora import add_corpora
 from app.admin_errors import AdminError, answer_errors
 from app.admin_guard import FORMS, caller, expected_etags, guarded, read_document
+from app.admin_keys import add_keys
 from app.admin_models import (
     BackendsView,
     CheckView,
@@ -79,6 +80,7 @@ def admin_app(
     app.state.operators = operators
     app.state.decisions = decisions
     app.state.audit = audit
+    app.state.keys = None
     app.state.checking = asyncio.Lock()
     app.state.member = member or Member(MemoryStore(), revisions, member_name())
     for routes in _routes():
@@ -112,6 +114,7 @@ def _routes() -> Iterator[APIRouter]:
         "/feedback", post_feedback, methods=post, status_code=202, tags=["feedback"],
         openapi_extra=_FEEDBACK,
     )  # fmt: skip
+    add_keys(see)
     add_corpora(see, change)
     yield from (see, change, tell)
 

@@ -51,6 +51,7 @@ policies:
   eager: {{use: token_gate, small: small, large: large, artifact: {gate}, optimistic: true}}
   ead: {{use: entropy, small: small, large: large, {entropy}}}
   cascade: {{use: cascade, small: small, large: large, mean_logprob: {mean_logprob}}}
+  sampled: {{use: best_of, small: small, large: large, {sampled}}}
   careful: {{use: fallback, targets: [large, small]}}
   canary: {{use: split, weights: {{small: 1, large: 9}}}}
   experts: {{use: experts, artifact: {experts}, budget: {{large_share: 0.5}}}}
@@ -67,6 +68,10 @@ MEAN_LOGPROB = -0.035
 
 ENTROPY = "threshold: 0.136, back: 0.000136, window: 1, dwell: 1"
 """When the policy `ead` hands over; chosen in the same way, see docs/token-routing.md."""
+
+
+SAMPLED = "stages: [4], majority: {}, bar: 1"
+"""How `sampled` finds out that the small model is sure: all of four answers must be the same."""
 
 
 SEARCH = "{chunk_tokens: 120, overlap_tokens: 20, keep: 4}"
@@ -94,6 +99,7 @@ class Pair:
             params_large=PARAMS_B["large"],
             mean_logprob=MEAN_LOGPROB,
             entropy=ENTROPY,
+            sampled=SAMPLED,
             gate=HIDDEN,
             experts=json.dumps(str(MODELS / EXPERTS)),
             search=SEARCH,

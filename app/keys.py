@@ -29,11 +29,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from app.account import Account
 from app.keyfile import PREFIX, KeyEntry, KeysError, load
-from app.state.store import Store, StoreError
+from app.state.store import Json, Store, StoreError
 from app.state.use import asking, left
 from router.faults import Blame, Fault
 from router.observe import Observation, RequestEnded
@@ -221,6 +221,20 @@ class Keys:
         except KeysError as error:
             logger.warning("the old keys stay in use: %s", error)
 
+    async def used(self) -> list[tuple[KeyEntry, float | None]]:
+        """Every key, and the USD that it has spent as far as the store was told; None if the store
+        cannot be reached.
+        """
+        entries = [account.entry for account in self._by_name.values()]
+        said: dict[str, Any] = {}
+        try:
+            for start in range(0, len(entries), TOGETHER):
+                names = [_name(entry.name) for entry in entries[start : start + TOGETHER]]
+                said |= await self._store.change(dict.fromkeys(names, _unchanged))
+        except StoreError:
+            return [(entry, None) for entry in entries]
+        return [(entry, (said[_name(entry.name)] or {}).get("usd", 0.0)) for entry in entries]
+
     async def settle(self) -> None:
         """Tell the store what was used, and give back what is not needed now."""
         async with self._asking:
@@ -273,6 +287,11 @@ def batched(accounts: Sequence[Account], size: int) -> Iterator[list[Account]]:
     rest = iter(accounts)
     while few := list(islice(rest, size)):
         yield few
+
+
+def _unchanged(document: Json, _: float) -> Json:
+    """A change that only looks."""
+    return document
 
 
 def _name(key: str) -> str:

@@ -196,6 +196,7 @@ def _admin(document: Document, room: Rooms) -> FastAPI:
     if audit:
         note_start(audit, room.revisions.active)
     app = admin_app(room.revisions, operators, room.decisions, audit, room.member)
+    app.state.keys = room.gateway.keys
     add_ui(app, room.sources)
     return app
 

@@ -30,6 +30,9 @@ from router.runtime import misfits
 
 PATIENCE = 600.0
 """Seconds for one answer: the gateway's own deadline is what ends a slow one."""
+IDLE = 2.0
+"""Seconds after which an idle connection is given up: before the gateway does so, after 5, perhaps
+at the moment at which the next prompt is sent by it."""
 NOT_HERE = ("keys", "log", "listen", "admin")
 """Sections that belong to serving clients."""
 
@@ -206,6 +209,6 @@ async def trying(document: Document, asking: Asking) -> AsyncIterator[Trial]:
         await room.health.probed()
         if problems := tuple(misfits(room.revisions.runtime)):
             raise ConfigError(document.written.source, problems)
-        limits = httpx.Limits(max_connections=None)
+        limits = httpx.Limits(max_connections=None, keepalive_expiry=IDLE)
         async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits) as client:
             yield Trial(room, client, listener, asking)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from policies.best_of import BestOf
 from policies.cascade import Cascade
 from policies.context import Context
 from policies.direct import Direct
@@ -30,6 +31,7 @@ TABLE: Mapping[str, type[Policy]] = MappingProxyType(
         "overload": Overload,
         "split": Split,
         "cascade": Cascade,
+        "best_of": BestOf,
         "hedge": Hedge,
         "entropy": Entropy,
         "token_gate": TokenGate,

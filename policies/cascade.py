@@ -8,12 +8,19 @@ in one token. All that are set must pass. What they cost is counted: the draft, 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from policies.verdicts.checks import (
+    asking_logprobs,
+    mean_logprob,
+    refuse_no_schema,
+    schema_for,
+    schema_problem,
+)
+from policies.verdicts.grading import Grade, graded
 from router.fleet import Fleet
 from router.phrases import compute, draft, note, relay, route
 from router.steps import (
@@ -30,28 +37,6 @@ from router.steps import (
 
 DRAFTED = frozenset({Surface.CHAT, Surface.COMPLETIONS, Surface.RESPONSES, Surface.MESSAGES})
 """Surfaces whose answers are text. Vectors and scores of two models must not even be mixed."""
-QUESTION = "{question}"
-DRAFT = "{draft}"
-GRADE_PROMPT = f"{QUESTION}\n\nSolution:\n{DRAFT}\n\nIs this solution right? Say only yes or no."
-"""One word to answer, and the question first, so that a prefix cache still holds it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grade:
-    """A model's verdict on the draft, in one token."""
-
-    by: ModelName
-    """Who judges; the small model itself is cheapest."""
-    prompt: str = GRADE_PROMPT
-    """What it is asked; {question} is the last user message, {draft} the draft's text."""
-    accept: tuple[str, ...] = ("yes",)
-    """First tokens that accept the draft; case and surrounding space do not count."""
-
-    def __post_init__(self) -> None:
-        if DRAFT not in self.prompt:
-            raise ValueError("grade.prompt: must contain {draft}")
-        if not self.accept:
-            raise ValueError("grade.accept: name at least one word")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +74,14 @@ class Cascade:
                 re.compile(self.pattern)
             except re.error as error:
                 raise ValueError(f"pattern: not a regular expression: {error}") from None
-        if isinstance(self.json_schema, Mapping):
-            import jsonschema_rs  # only here: vLLM, which loads the gate from beside, has it not
-
-            try:
-                jsonschema_rs.meta.validate(dict(self.json_schema))
-            except jsonschema_rs.ValidationError as error:
-                raise ValueError(f"json_schema: not a JSON schema: {error.message}") from None
+        refuse_no_schema(self.json_schema)
 
     def route(self, request: Request, fleet: Fleet) -> Steps:
         """Relay the draft, or the large model's answer."""
         if request.surface not in DRAFTED:
             yield from note("no_draft", f"{request.surface.value} answers hold no text to check")
             return (yield from route(self.large, request))
-        changes = UNCHANGED if self.mean_logprob is None else _asking_logprobs(request)
+        changes = UNCHANGED if self.mean_logprob is None else asking_logprobs(request)
         drafted = yield from draft(self.small, request, changes)
         if isinstance(drafted, Failed):
             if not drafted.fault.elsewhere:
@@ -120,7 +99,7 @@ class Cascade:
         """Cheap checks first; the first that fails decides. Says whether, and why."""
         said = []
         if self.mean_logprob is not None:
-            mean = _mean_logprob(draft)
+            mean = mean_logprob(draft)
             if mean is None:
                 return False, "the draft came without log-probabilities"
             said.append(f"mean logprob {mean:.3f}")
@@ -131,81 +110,14 @@ class Cascade:
                 return False, "the pattern is not in the draft"
             said.append("pattern found")
         if self.json_schema is not None:
-            if problem := (yield from compute(_schema_problem, self._schema(request), draft.text)):
+            schema = schema_for(self.json_schema, request)
+            if problem := (yield from compute(schema_problem, schema, draft.text)):
                 return False, problem
             said.append("schema holds")
         if self.grade is not None:
-            verdict = yield from _graded(self.grade, request, draft)
+            heard = yield from graded(self.grade, request, draft)
+            verdict = "" if isinstance(heard, Failed) else heard.text
             said.append(f"grade {verdict!r}")
-            if verdict.strip().lower() not in {word.strip().lower() for word in self.grade.accept}:
+            if not self.grade.accepts(verdict):
                 return False, f"grade {verdict!r}"
         return True, ", ".join(said)
-
-    def _schema(self, request: Request) -> Mapping[str, Any] | None:
-        """The schema in force; None if the request was to bring one and did not."""
-        if self.json_schema != "request":
-            return self.json_schema
-        form = request.body.get("response_format")
-        stated = form.get("json_schema") if isinstance(form, dict) else None
-        schema = stated.get("schema") if isinstance(stated, dict) else None
-        return schema if isinstance(schema, dict) else None
-
-
-def _asking_logprobs(request: Request) -> Mapping[str, Any]:
-    """Chat wants a switch, completions a number of alternatives; 0 of them cost least."""
-    if request.body.get("logprobs"):
-        return UNCHANGED
-    return {"logprobs": 0 if request.surface is Surface.COMPLETIONS else True}
-
-
-def _mean_logprob(draft: Draft) -> float | None:
-    known = [token.logprob for token in draft.tokens if token.logprob is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _schema_problem(schema: Mapping[str, Any] | None, text: str) -> str | None:
-    """What is wrong with `text` as JSON of this schema; None if nothing is."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return "the draft is not JSON"
-    if schema is None:
-        return None
-    import jsonschema_rs
-
-    try:
-        jsonschema_rs.validate(dict(schema), value, offline=True)  # the schema may be a client's
-    except jsonschema_rs.ValidationError as error:  # its text quotes the draft: only say where
-        place = "/".join(str(step) for step in error.instance_path) or "the top"
-        return f"the draft does not fit the schema at {place}"
-    except ValueError:
-        return "the schema is no JSON schema"
-    return None
-
-
-def _graded(grade: Grade, request: Request, drafted: Draft) -> Generator[Step, Any, str]:
-    """The grader's one token; empty if it could not be asked."""
-    prompt = grade.prompt.replace(QUESTION, _question(request)).replace(DRAFT, drafted.text)
-    asked = request.asking(
-        {
-            "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": 1,
-            "temperature": 0,
-        }
-    )
-    verdict = yield from draft(grade.by, asked)
-    return "" if isinstance(verdict, Failed) else verdict.text
-
-
-def _question(request: Request) -> str:
-    """The last user message as text, or the prompt of a completion."""
-    messages: Any = request.body.get("messages")
-    for message in reversed(messages if isinstance(messages, list) else []):
-        if isinstance(message, dict) and message.get("role") == "user":
-            content = message.get("content")
-            if isinstance(content, list):
-                parts = (part.get("text") for part in content if isinstance(part, dict))
-                return "\n".join(text for text in parts if isinstance(text, str))
-            return content if isinstance(content, str) else ""
-    prompt = request.body.get("prompt")
-    return prompt if isinstance(prompt, str) else ""

@@ -17,6 +17,7 @@ from typing import Protocol
 import orjson
 
 from router import errors, sse
+from router.choices import Only
 from router.compose import Composer
 from router.dialect import OPENAI_STREAMS
 from router.faults import Fault
@@ -61,6 +62,7 @@ class Answer:
         self._openai_stream = request.stream and request.surface in OPENAI_STREAMS
         self.shows_usage = bool(options.get("include_usage"))
         self.hidden: frozenset[str] = frozenset()
+        self.only: Only | None = None
 
     # ----------------------------------------------------------------------------- streams
 
@@ -75,7 +77,10 @@ class Answer:
     def pass_on(self, part: bytes) -> Awaitable[None]:
         """Send a part of a stream, less what the client did not ask for."""
         if self._openai_stream and (
-            self.hidden or b'"usage"' in part or part.rfind(b"[DONE]", -LONGEST_DONE) >= 0
+            self.hidden
+            or self.only
+            or b'"usage"' in part
+            or part.rfind(b"[DONE]", -LONGEST_DONE) >= 0
         ):
             part = self._worked(part)
         self._spoke = monotonic()
@@ -94,6 +99,7 @@ class Answer:
                 kept.append(self._cited_event() + self._closing() + sse.DONE)
                 self.complete = True
                 break  # it is over once, however often a backend says so
+            block = self.only.event(block) if self.only else block  # noqa: PLW2901  # what is left
             if b'"usage"' in block:
                 kept.append(self._with_usage(block))
             else:
@@ -122,7 +128,9 @@ class Answer:
     async def whole(self, body: bytes) -> None:
         """Send an answer that does not stream."""
         cited = self._cited
-        chunk = _object_in(body) if self.hidden or cited else None
+        chunk = _object_in(body) if self.hidden or self.only or cited else None
+        if chunk is not None and self.only:
+            chunk = self.only.chunk(chunk)
         if chunk is not None:
             if cited:
                 beside = chunk.get("tandem")

@@ -27,7 +27,7 @@ from router.outgoing import hidden_by, outgoing
 from router.pool import Pool, seen_by
 from router.refusals import PolicyError, no_room, not_served, nowhere, too_late
 from router.runtime import Runtime
-from router.steps import Attempt, Event, Failed, Next, Open, TimedOut
+from router.steps import Attempt, Event, Failed, Next, Open, TimedOut, Usage
 from router.upstream import Upstream
 
 
@@ -146,6 +146,10 @@ class Attempts:
         if live := self._live.get(attempt.number):
             return live
         raise PolicyError(f"attempt {attempt.number} is not open")
+
+    def used(self, attempt: Attempt) -> Usage | None:
+        """What the backend has counted for an attempt; None where it has not."""
+        return self.ledger.tallies[attempt.number].usage if attempt.number >= 0 else None
 
     # --------------------------------------------------------------------------- waiting
 

@@ -105,6 +105,8 @@ class Call:
         self._patience = Patience(alarms, limits.first)
         self._events: deque[Event] = deque()
         self._finish: Finished = Finished(attempt)
+        self._reasons: dict[int, str] = {}
+        self._sizes: dict[int, int] = {}
         self._held_bytes = 0
 
     # ------------------------------------------------------------------------------ parts
@@ -247,6 +249,15 @@ class Call:
         self.held.clear()
         self._held_bytes = 0
 
+    def picks(self, choice: int) -> None:
+        """Only this choice is passed on. Of the tokens that the backend has counted for all, as
+        many are its own as it has of the characters.
+        """
+        usage, size = self.tally.usage, sum(self._sizes.values())
+        if usage and size:
+            part = self._sizes.get(choice, 0) / size
+            self.tally.emitted = round(usage.completion * part)
+
     def _hold(self, part: bytes) -> None:
         if self.emitting:
             return
@@ -272,16 +283,21 @@ class Call:
     def _hear(self, piece: dialect.Piece) -> None:
         if piece.text or piece.tokens:
             self._events.append(Delta(self.attempt, piece.text, piece.tokens, piece.choice))
-        if piece.finish_reason and piece.choice == 0:
-            self._finish = Finished(self.attempt, piece.finish_reason, piece.stop_reason)
+            self._sizes[piece.choice] = self._sizes.get(piece.choice, 0) + len(piece.text)
+        if piece.finish_reason:
+            self._reasons[piece.choice] = piece.finish_reason
+            if piece.choice == 0:
+                self._finish = Finished(self.attempt, piece.finish_reason, piece.stop_reason)
 
     # ------------------------------------------------------------------------------ the end
 
     @property
     def finished(self) -> Finished:
         """How it finished, as far as that was heard: a relayed answer is not decoded."""
-        finish = self._finish
-        return Finished(self.attempt, finish.reason, finish.stop_reason, self.tally.usage)
+        finish, ends = self._finish, self._reasons
+        several = range(max(ends, default=0) + 1) if max(ends, default=0) else ()
+        reasons = tuple(ends.get(choice) for choice in several)
+        return Finished(self.attempt, finish.reason, finish.stop_reason, self.tally.usage, reasons)
 
     def _complete(self) -> None:
         """Nothing more comes: a policy may keep it for long (a draft), its server is free."""

@@ -13,15 +13,16 @@ from __future__ import annotations
 import asyncio
 import sys
 import traceback
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any, Never
 
 from router.answer import Answer
-from router.attempts import Attempts, Live, Shared
+from router.attempts import Attempts, Shared
 from router.backend import Backend
 from router.call import Call
+from router.choices import Only
 from router.compose import Composer
 from router.dialect import OPENAI_STREAMS
 from router.faults import Blame, Fault, FaultError
@@ -146,7 +147,7 @@ class Drive:
             case Open():
                 return await self._attempts.open(step, self._frames[-1].until)
             case Relay():
-                return await self._relay(self._attempts.known(step.attempt))
+                return await self._relay(step)
             case Note():
                 self._note(step)
             case Close():
@@ -204,7 +205,8 @@ class Drive:
 
     # --------------------------------------------------------------------------- sending
 
-    async def _relay(self, live: Live | Failed) -> Ended:
+    async def _relay(self, step: Relay) -> Ended:
+        live = self._attempts.known(step.attempt)
         if isinstance(live, Failed):
             return live
         if live.waiting is not None:
@@ -213,6 +215,7 @@ class Drive:
         if answer.composer or (answer.committed and not call.tally.answer):
             raise PolicyError("the answer has begun with another attempt: it cannot be relayed")
         call.tally.answer, answer.hidden = True, live.hidden
+        answer.only = None if step.choice is None else self._only(call, step.choice, step.beside)
         pass_on = answer.pass_on if self.ledger.request.stream else answer.whole
         try:
             while call.held:
@@ -225,6 +228,18 @@ class Drive:
             return failed
         self._given = call.finished if answer.committed else None
         return call.finished
+
+    def _only(self, call: Call, choice: int, beside: Iterable[Attempt]) -> Only:
+        """This choice of a call that was heard to its end, and what all of them have used."""
+        if not (call.complete and call.held):
+            raise PolicyError("a choice is relayed once all of them have been heard")
+        call.picks(choice)
+        usage = call.tally.usage
+        for attempt in beside:
+            other = self._attempts.used(attempt)
+            if usage and other:
+                usage = replace(usage, completion=usage.completion + other.completion)
+        return Only(choice, usage)
 
     async def _relay_rest(self, call: Call, pass_on: Callable[[bytes], Awaitable[None]]) -> None:
         """The loop that runs once per token, and does as little as it can."""

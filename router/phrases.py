@@ -77,6 +77,15 @@ def relay(attempt: Attempt) -> Steps:
     return ended
 
 
+def relay_one(draft: Draft, beside: tuple[Attempt, ...] = ()) -> Steps:
+    """Give the client this draft as if its attempt had been asked for no other choice.
+
+    The usage that the client is told counts all choices, and the attempts `beside`.
+    """
+    ended: Ended = yield Relay(draft.attempt, draft.choice, beside)
+    return ended
+
+
 def emit(attempt: Attempt, text: str) -> Phrase[None]:
     """Write `text` into the client's answer."""
     yield Emit(attempt, text)
@@ -207,6 +216,34 @@ def collect(attempt: Attempt) -> Phrase[Draft | Failed]:
                 return Draft(attempt, "".join(text), tuple(tokens), finished)
             case Failed() as failed:
                 return failed
+
+
+def collect_all(attempt: Attempt) -> Phrase[tuple[Draft, ...] | Failed]:
+    """As `collect`, of every choice, in their order; `relay_one` can send one of them after."""
+    texts: dict[int, list[str]] = {0: []}
+    tokens: dict[int, list[Token]] = {}
+    while True:
+        match (yield from next_event(attempt)):
+            case Delta() as delta:
+                texts.setdefault(delta.choice, []).append(delta.text)
+                tokens.setdefault(delta.choice, []).extend(delta.tokens)
+            case TimedOut():
+                pass
+            case Failed() as failed:
+                return failed
+            case Finished() as finished:
+                reasons = finished.reasons or (finished.reason,)
+                ended = dict(enumerate(reasons))
+                return tuple(
+                    Draft(
+                        attempt,
+                        "".join(texts.get(number, ())),
+                        tuple(tokens.get(number, ())),
+                        replace(finished, reason=ended.get(number), reasons=()),
+                        number,
+                    )
+                    for number in sorted({*texts, *ended})
+                )
 
 
 def draft(

@@ -103,9 +103,15 @@ class Relay:
     The fast path: bytes go through without waking the policy and without parsing tokens. What
     `Next` has heard of the attempt before is passed on too. From the first byte on, the answer is
     committed: a later failure ends it with an honest error and is never restarted elsewhere.
+
+    `choice` is the only one of the attempt's several to be passed on, as if no other had been
+    asked for; the attempt must have been heard to its end. The usage that the client is told counts
+    them all, with those of the attempts `beside`, and the prompt once.
     """
 
     attempt: Attempt
+    choice: int | None = None
+    beside: tuple[Attempt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,12 +262,15 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The attempt's answer is complete. `reason` is OpenAI's finish_reason of the first choice."""
+    """The attempt's answer is complete. `reason` is OpenAI's finish_reason of the first choice,
+    `reasons` those of all choices in their order; empty where there is only one.
+    """
 
     attempt: Attempt
     reason: str | None = None
     stop_reason: int | str | None = None
     usage: Usage | None = None
+    reasons: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,12 +306,13 @@ class Parsed:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A whole answer that the client has not seen: of choice 0, with how it finished."""
+    """A whole answer that the client has not seen: one choice's, with how that finished."""
 
     attempt: Attempt
     text: str
     tokens: tuple[Token, ...]
     finished: Finished
+    choice: int = 0
 
 
 class Policy(Protocol):

@@ -28,6 +28,7 @@ SHARED = {
     "policies.gate",
     "policies.composition",
     "policies.reading",
+    "policies.verdicts",
 }
 """What of the house a policy may know."""
 GATE = "policies.gate"
@@ -96,7 +97,7 @@ def test_the_core_knows_no_web_framework_and_no_policy() -> None:
 
 def test_a_policy_knows_the_vocabulary_and_the_fleet_only() -> None:
     """What fits and trains policies, in folders below, may know more."""
-    for path in [*(ROOT / "policies").glob("*.py"), *sources("policies/duet")]:
+    for path in [*(ROOT / "policies").glob("*.py"), *sources("policies/duet", "policies/verdicts")]:
         if path.stem in ADAPTERS:
             continue
         strange = {name for name in of_the_house(path) if two_words(name) not in SHARED}

@@ -34,6 +34,10 @@ USUAL = (
 """What is measured if nothing is said."""
 GATE: Block = MappingProxyType({"use": "token_gate", "small": "small", "large": "large"})
 
+VOTED: Block = MappingProxyType({"use": "best_of", "small": "small", "majority": {}})
+"""The small model alone, the answer of most of its samples."""
+SAMPLES = (2, 4, 8)
+
 RATES = (0.05, 0.1, 0.2, 0.4, 0.7)
 TOKEN_BITS = (0.05, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 MEAN_BITS = (0.03, 0.1, 0.2, 0.4, 0.8)
@@ -78,6 +82,7 @@ def lineup(blocks: Mapping[str, Block]) -> dict[str, Entry]:
         Entry("cascade", blocks["cascade"]),
         Entry("split", {**LOTS}),
         Entry("experts", blocks["experts"], "budget.large_share", SHARES),
+        *(Entry(f"best_of_{n}", {**VOTED, "stages": [n]}) for n in SAMPLES),
         Entry(RANDOM, {**GATE, "rule": "random"}, "rate", RATES),
         Entry(TOKEN_ENTROPY, {**GATE, "rule": "entropy"}, values=TOKEN_BITS),
         Entry("ead", ead, values=MEAN_BITS),

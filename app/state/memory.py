@@ -24,7 +24,7 @@ class MemoryStore:
         """Change each document by its function, and give what they say now."""
         now = self._clock()
         changed = {name: how(self._documents.get(name), now) for name, how in changes.items()}
-        self._documents |= changed
+        self._documents |= {name: value for name, value in changed.items() if value is not None}
         return changed
 
     async def append(self, log: str, value: Json, after: int | None = None) -> int | None:

@@ -97,8 +97,9 @@ class RedisStore:
                     }
                     arguments: list[str] = []
                     for (name, new), old in zip(changed.items(), found, strict=True):
-                        arguments += [name, old or "", json.dumps(new)]
-                    if await self._swap([documents], arguments):
+                        if new is not None:
+                            arguments += [name, old or "", json.dumps(new)]
+                    if not arguments or await self._swap([documents], arguments):
                         return changed
                     await asyncio.sleep(PAUSE * (1 + random.random()))
         return {}

@@ -158,7 +158,8 @@ def _change(db: sqlite3.Connection, changes: Mapping[str, Change], now: float) -
     for name, how in changes.items():
         found = db.execute(READ, (name,)).fetchone()
         changed[name] = how(json.loads(found[0]) if found else None, now)
-    written: Iterable[tuple[str, str]] = ((n, json.dumps(value)) for n, value in changed.items())
+    said = {name: value for name, value in changed.items() if value is not None}
+    written: Iterable[tuple[str, str]] = ((name, json.dumps(value)) for name, value in said.items())
     db.executemany(WRITE, written)
     return changed
 

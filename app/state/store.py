@@ -27,8 +27,8 @@ LONGEST_LOG = 1000
 Json: TypeAlias = Any
 """What JSON can say."""
 Change: TypeAlias = Callable[[Json, float], Json]
-"""From the document (None if there is none) and the store's time to the next one. May be called
-more than once, so it changes nothing but what it returns."""
+"""From the document (None if there is none) and the store's time to the next one; None where there
+is nothing to write. May be called more than once, so it changes nothing but what it returns."""
 
 
 class StoreError(Exception):

@@ -113,6 +113,54 @@ async def test_the_router_sends_what_is_hard_to_the_large_model(
     assert answer.headers["x-tandem-reason"].startswith(f"expert; {kind} ")
 
 
+@pytest.mark.parametrize(("question", "writer"), [("47 + 12", "small"), ("347 * 16", "large")])
+async def test_samples_that_agree_are_enough(question: str, writer: str, gateway: Running) -> None:
+    """Tiny sums the small model gets right, long products hardly ever twice alike."""
+    asked = [{"role": "user", "content": f"What is {question}?"}]
+    reply = await gateway.post(model="sampled", messages=asked, temperature=0, seed=1)
+    (choice,) = reply.json()["choices"]
+    if writer == "small":
+        assert choice["message"]["content"].endswith("Answer: 59")
+    else:
+        alone = await gateway.post(model="large", messages=asked, temperature=0, seed=1)
+        assert choice["message"] == alone.json()["choices"][0]["message"]
+    over = await ended(gateway, reply.headers["x-request-id"])
+    assert reply.headers["x-tandem-models"].split("=")[0] == writer
+    assert over.reason == ("sure" if writer == "small" else "unsure")
+    sampled = over.attempts[0].usage
+    assert sampled is not None
+    assert sampled.completion > 2 * over.attempts[0].written
+
+
+async def test_two_models_may_answer_where_samples_do_not_agree(gateway: Running) -> None:
+    """All of these are cut off, so that none has a vote."""
+    block = {"use": "best_of", "small": "small", "large": "ead", "majority": {}, "bar": 1}
+    await gateway.rooms.revisions.replace_policy("sampled-then-both", block)
+    asked = {**ASKED, "messages": [{"role": "user", "content": "What is 347 * 16?"}]}
+    reply = await gateway.post(model="sampled-then-both", seed=1, **asked)
+    assert reply.headers["x-tandem-reason"].startswith("no_verdict; majority of 4 samples")
+    assert " > in_engine; " in reply.headers["x-tandem-reason"]
+    assert reply.json()["usage"]["completion_tokens"] <= 24
+
+
+async def test_a_stream_of_samples_is_one_for_the_official_client(api: openai.AsyncOpenAI) -> None:
+    stream = await api.chat.completions.create(
+        model="sampled",
+        messages=[{"role": "user", "content": "What is 47 + 12?"}],
+        seed=1,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    pieces = [piece async for piece in stream]
+    choices = [choice for piece in pieces for choice in piece.choices]
+    assert {choice.index for choice in choices} == {0}
+    assert "".join(choice.delta.content or "" for choice in choices).endswith("Answer: 59")
+    assert [c.finish_reason for c in choices if c.finish_reason] == ["stop"]
+    counted = pieces[-1].usage
+    assert counted is not None
+    assert counted.completion_tokens > 2 * len(choices)
+
+
 async def test_the_gateway_adds_and_loses_nothing(gateway: Running, pair: Pair) -> None:
     whole = {**ASKED, "model": "small", "return_token_ids": True, "stop": ["="], "top_k": 3}
     async with http(pair.urls["small"]) as direct:

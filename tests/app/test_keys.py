@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
+from fastapi import Request
+from starlette.applications import Starlette
 
+from app.admin_keys import get_keys
 from app.keys import Admitted, Keys, new_key
 from app.log import Log
 from app.metrics import Metrics
@@ -519,3 +522,32 @@ async def test_no_key_shows_anywhere(
     assert [text for text in said if "canary" in text] == []
     assert any("alice" in text for text in said)
     assert "the old keys stay in use" in caplog.text
+
+
+# --------------------------------------------------------------------------------- for operators
+
+
+async def test_operators_see_what_keys_have_spent(
+    file: Path, clock: Clock, store: MemoryStore
+) -> None:
+    write(file, entry(spend_usd=1), entry("other", "bob", models=["small", "auto"], disabled=True))
+    keys = Keys(file, store, "me", now=clock)
+    await call(keys, cost=0.25)
+    await keys.settle()
+    used = {entry.name: spent for entry, spent in await keys.used()}
+    assert used == {"alice": 0.25, "bob": 0.0}
+    assert "use/bob" not in store._documents, "looking writes nothing"
+
+    app = Starlette()
+    app.state.keys = keys
+    seen = await get_keys(Request({"type": "http", "app": app}))
+    alice, bob = seen.keys
+    assert (alice.name, alice.spend_usd, alice.spent_usd) == ("alice", 1, 0.25)
+    assert (bob.disabled, bob.models) == (True, ["auto", "small"])
+    assert "sha256" not in seen.model_dump_json()
+
+
+async def test_without_the_store_nobody_knows(file: Path, clock: Clock, store: MemoryStore) -> None:
+    write(file, entry(spend_usd=1))
+    keys = Keys(file, Away(store), "me", now=clock)  # type: ignore[arg-type]
+    assert [spent for _, spent in await keys.used()] == [None]

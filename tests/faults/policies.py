@@ -34,6 +34,7 @@ POLICIES: Mapping[str, Config] = {
         "budget": {"large_share": 0.5},
     },
     "context": {**READING, "readers": {"small": {}, "large": {}}},
+    "best_of": {"use": "best_of", **BOTH, "mean_logprob": -9, "stages": [1]},
 }
 """Limits and thresholds at which the pair's two models both have a hand in it."""
 LARGE_ALONE: Mapping[str, Config] = {"large-context": {**READING, "readers": {"large": {}}}}

@@ -68,6 +68,7 @@ class Known:
 
     asked: dict[str, Any] = field(default_factory=dict)
     said: int = 0
+    choices: set[int] = field(default_factory=set)
     tokens: int = 0
     fired: bool = False
     emitted: bool = False
@@ -135,7 +136,7 @@ class Conversation:
             case Next():
                 return self._next(step)
             case Relay():
-                return self._relay(step.attempt)
+                return self._relay(step)
             case Route():
                 return self._routed(Attempt(-99, step.target, "r:1"))
             case Emit():
@@ -243,9 +244,9 @@ class Conversation:
         elif known.ended is None and known.said < MOST_PIECES and self.rng.random() < 0.7:
             known.said += 1
             values = [-self.rng.random()] if self.rng.random() < 0.7 else []
-            return delta(
-                attempt, self.rng.choice(TEXTS), *values, choice=self.rng.choice((0, 0, 1))
-            )
+            choice = self.rng.choice((0, 0, 1))
+            known.choices.add(choice)
+            return delta(attempt, self.rng.choice(TEXTS), *values, choice=choice)
         elif known.ended is None:
             reason = self.rng.choice(("stop", "length", None))
             known.ended = Finished(attempt, reason, None, self.rng.choice((None, Usage(3, 4))))
@@ -286,7 +287,8 @@ class Conversation:
         self._known[attempt].ended = failed = Failed(attempt, broken(Blame.BACKEND).fault)
         return failed
 
-    def _relay(self, attempt: Attempt) -> Ended:
+    def _relay(self, step: Relay) -> Ended:
+        attempt = step.attempt
         assert self._alive(attempt), f"it relays an attempt that is over: {attempt}"
         assert self._given is None, "it relays into an answer that was given"
         assert not self._emitted, "it relays into an answer that was emitted"
@@ -294,6 +296,10 @@ class Conversation:
         assert not known.raced, "it relays an attempt that it races and has not heard"
         if not attempt.backend:
             return self._unplaced(attempt)
+        if step.choice is not None:
+            assert known.ended is not None, "it chooses among what it has not heard"
+            assert step.choice in {0, *known.choices}, "it relays a choice that there is not"
+            assert all(self._known[other].ended for other in step.beside)
         if known.ended is None:
             known.ended = self._failure(attempt) or Finished(attempt, "stop")
         return self._give(known.ended)

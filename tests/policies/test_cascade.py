@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from policies.cascade import Cascade, Grade
+from policies.cascade import Cascade
+from policies.verdicts.grading import Grade
 from router.faults import Blame
 from router.phrases import DRAFT_SHARE
 from router.steps import Attempt, Compute, Next, Note, Open, Relay, Request, Route, Surface

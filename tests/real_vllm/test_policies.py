@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import httpx
 import pytest
 
-from policies.cascade import DRAFT, GRADE_PROMPT, QUESTION
+from policies.verdicts.grading import DRAFT, GRADE_PROMPT, QUESTION
 from tests.real_vllm.servers import Gateway, Json, Server
 
 pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(600)]  # the first one starts the servers
@@ -75,3 +76,33 @@ def test_cascade_by_the_draft_graded(
     answer = http.post("/v1/chat/completions", json=BODY | {"model": "graded"})
     assert answer.headers["x-tandem-models"].split("=")[0] == ("small" if agrees else "large")
     assert f"grade {verdict!r}" in answer.headers["x-tandem-reason"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("verifier", [{"majority": {}}, {"mean_logprob": -0.5}], ids=str)
+def test_one_of_several_samples(
+    verifier: Json, stream: bool, http: httpx.Client, tandem: Gateway
+) -> None:
+    """One call with `n`, whose choices arrive by turns in a stream; one of them is left."""
+    policy = {"use": "best_of", "small": "small", "stages": [2, 4], **verifier}
+    with tandem.admin() as admin:
+        assert admin.put("/admin/policies/sampled", json=policy).is_success
+    told = {"stream_options": {"include_usage": True}} if stream else {}
+    asked = BODY | told | {"model": "sampled", "stream": stream, "max_tokens": 200, "seed": 3}
+    answer = http.post("/v1/chat/completions", json=asked)
+    assert answer.status_code == 200, answer.text
+    if stream:
+        lines = [line.removeprefix("data: ") for line in answer.text.splitlines()]
+        chunks = [json.loads(line) for line in lines if line.startswith("{")]
+        choices = [choice for chunk in chunks for choice in chunk["choices"]]
+        text = "".join(choice["delta"].get("content") or "" for choice in choices)
+        usage = chunks[-1]["usage"]
+    else:
+        choices = answer.json()["choices"]
+        text, usage = choices[0]["message"]["content"], answer.json()["usage"]
+        assert len(choices) == 1
+        assert " samples, stage " in answer.headers["x-tandem-reason"]
+    assert {choice["index"] for choice in choices} == {0}
+    assert all(not choice.get("logprobs") for choice in choices), "the client did not ask for them"
+    assert "Answer: " in text
+    assert usage["completion_tokens"] > 2 * 40, "of all samples, each of at least 40 tokens"

@@ -126,6 +126,28 @@ async def test_a_streams_parts_are_its_bytes(
     assert not call.held
 
 
+async def test_the_end_says_how_each_of_several_choices_ended(
+    placed: Placed, upstream: Upstream, small: Backend
+) -> None:
+    ends = [chunk({}, "length", index=2), chunk({}, "stop", index=0)]
+    small.plays(streams(chunk({"content": "a"}, index=2), *ends, usage_event(), DONE))
+    ended = (await events(placed(), upstream))[-1]
+    assert (ended.reason, ended.reasons) == ("stop", ("stop", None, "length"))
+    small.plays(streams(chunk({"content": "a"}, "stop"), DONE))
+    assert (await events(placed(), upstream))[-1].reasons == ()
+
+
+async def test_a_chosen_one_has_the_tokens_of_its_characters(
+    placed: Placed, upstream: Upstream, small: Backend
+) -> None:
+    said = [chunk({"content": "aaa"}), chunk({"content": "b"}, index=1)]
+    small.plays(streams(*said, usage_event(completion=8), DONE))
+    call = placed()
+    await events(call, upstream)
+    call.picks(1)
+    assert call.tally.emitted == 2
+
+
 async def test_events_say_what_the_parts_say_and_hold_them(
     placed: Placed, upstream: Upstream, small: Backend
 ) -> None:

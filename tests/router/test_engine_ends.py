@@ -120,6 +120,10 @@ BROKEN: dict[str, tuple[Written, str]] = {
     "waits for a stranger": (opened(lambda a: Next((Attempt(9, "small", "a:1"),))), "is not open"),
     "relays what it closed": (opened(Close, Relay), "is not open"),
     "emits from what it closed": (opened(Close, lambda a: Emit(a, "7")), "is not open"),
+    "chooses among what it has not heard": (
+        opened(lambda a: Relay(a, 0)),
+        "once all of them have been heard",
+    ),
     "relays what it races": (
         opened(lambda a: Next((a,), 0.0), Relay),
         "must be heard before it is relayed",

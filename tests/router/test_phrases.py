@@ -158,3 +158,19 @@ def test_together_with_one_part_is_that_part() -> None:
     steps, results = said(phrases.together([heard("a", ONE)]), None, delta(ONE, "It"))
     assert steps == [Note("a"), Next((ONE,))]
     assert results == [["It"]]
+
+
+def test_all_choices_are_collected_with_how_each_ended() -> None:
+    ended = replace(finished(ONE), reasons=("stop", "length", None))
+    heard = (delta(ONE, "a"), delta(ONE, "c", -0.5, choice=3), delta(ONE, "b"), ended)
+    _, drafts = said(phrases.collect_all(ONE), *heard)
+    assert [(d.choice, d.text, d.finished.reason) for d in drafts] == [
+        (0, "ab", "stop"), (1, "", "length"), (2, "", None), (3, "c", None),
+    ]  # fmt: skip
+    assert drafts[3].tokens[0].logprob == -0.5
+
+
+def test_a_draft_of_several_is_relayed_alone() -> None:
+    chosen = Draft(ONE, "7", (), finished(ONE), 2)
+    steps, _ = said(phrases.relay_one(chosen, (OTHER,)), finished(ONE))
+    assert steps == [Relay(ONE, 2, (OTHER,))]

@@ -29,6 +29,10 @@ def add(number: int) -> Change:
 
 async def test_a_document_is_changed_from_what_it_says(store: Store) -> None:
     assert await store.change({"a": lambda document, _: document}) == {"a": None}
+    assert await store.change({"b": lambda *_: None, "a": lambda *_: None}) == {
+        "a": None,
+        "b": None,
+    }
     assert await store.change({"a": add(1), "b": add(5)}) == {"a": {"sum": 1}, "b": {"sum": 5}}
     assert await store.change({"a": add(2)}) == {"a": {"sum": 3}}
     assert await store.change({}) == {}

@@ -131,7 +131,7 @@ def test_what_rows_do_not_hold_is_refused(policy: Policy, rows: Rows, complaint:
 
 
 def test_a_question_of_the_policys_own_has_no_answer() -> None:
-    from policies.cascade import Grade
+    from policies.verdicts.grading import Grade
 
     with pytest.raises(ReplayError, match="a question of its own"):
         play(Cascade("small", "large", grade=Grade("large")))

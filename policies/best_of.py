@@ -1,0 +1,304 @@
+"""Best of N: the small model answers several times, and a verifier chooses one of its answers.
+
+Between the small model and the large one there is a third: the small one, asked again. Its samples
+come from one call (`n`), so that the prompt is read once. What the client gets is one of them, as
+its backend wrote it. Samples are drawn in stages, more of them only while the best is not good
+enough; if none ever is, the large model answers. No verifier is perfect, and the more samples, the
+likelier one that deceives it (arXiv 2411.17501): hence few of them, and a cap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from policies.duet.asked import offers_tools
+from policies.verdicts.checks import (
+    asking_logprobs,
+    mean_logprob,
+    refuse_no_schema,
+    schema_for,
+    schema_problem,
+)
+from policies.verdicts.grading import Grade, asking_top, graded, likelihood
+from policies.verdicts.votes import Majority, votes
+from router.fleet import Fleet
+from router.phrases import (
+    Phrase,
+    collect_all,
+    compute,
+    note,
+    relay_one,
+    route,
+    together,
+    unseen,
+)
+from router.steps import (
+    UNCHANGED,
+    Blame,
+    Draft,
+    Failed,
+    ModelName,
+    Request,
+    Steps,
+    Surface,
+    TargetName,
+)
+
+MOST = 16
+"""Samples of one request. Choosing among more seldom helps, and costs as much again."""
+ASKS_OTHERWISE = {
+    "n": "the client wants several answers",
+    "best_of": "the client has the backend choose",
+}
+"""Fields that count answers, and what more than one of them means."""
+ALONE = {
+    "functions": "function calls are no text to compare",
+    "use_beam_search": "a beam search draws no samples",
+    "echo": "a sample would begin with the prompt",
+}
+"""Fields with which there is nothing to choose among, and why."""
+
+
+@dataclass(slots=True)
+class Drawn:
+    """The samples of one request so far, each with its mark once it has one.
+
+    `best` is the place of the sample with the highest mark; None where no sample has any. `enough`
+    once that is what the policy wants. `heated` if they were drawn at a higher temperature than the
+    client asked for; `said` is the verifier's word, `why` what went wrong, if anything did.
+    """
+
+    samples: list[Draft]
+    marks: list[float | None]
+    best: int | None = None
+    enough: bool = False
+    said: str = ""
+    heated: bool = False
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BestOf:
+    """Several samples of the small model, and a verifier that chooses among them."""
+
+    reasons: ClassVar[tuple[str, ...]] = (
+        "sure",
+        "best",
+        "unsure",
+        "no_verdict",
+        "draft_failed",
+        "not_sampled",
+    )
+
+    small: ModelName
+    """The model that is sampled."""
+    large: TargetName | None = None
+    """Who answers where no sample is good enough; by default the best sample does."""
+    stages: tuple[int, ...] = (4,)
+    """How many samples there are in all after each stage; the next one begins only while none of
+    them is good enough."""
+    bar: float = 0.7
+    """What is good enough: the share of the samples with one answer (`majority`), or how probable
+    it is that the grader accepts (`grade`); 0 to 1."""
+    majority: Majority | None = None
+    """Choose the answer that most samples come to."""
+    json_schema: Mapping[str, Any] | Literal["request"] | None = None
+    """Choose the first sample that is JSON of this schema; `request` takes that of the request."""
+    grade: Grade | None = None
+    """Choose the sample that this model likes best."""
+    mean_logprob: float | None = None
+    """Choose the sample with the highest mean natural log-probability per token; good enough from
+    this one upwards."""
+    temperature: float = 0.7
+    """What several samples are drawn at, where the client asks for less, or for none."""
+    alone: TargetName | None = None
+    """Who answers what is not sampled; default: the large model, or without one the small one."""
+
+    def __post_init__(self) -> None:
+        verifiers = (self.majority, self.json_schema, self.grade, self.mean_logprob)
+        if sum(verifier is not None for verifier in verifiers) != 1:
+            raise ValueError("set exactly one of majority, json_schema, grade, mean_logprob")
+        if list(self.stages) != sorted(set(self.stages)) or not self.stages:
+            raise ValueError("stages: numbers of samples that grow, such as 1, 4, 8")
+        if not 1 <= self.stages[0] <= self.stages[-1] <= MOST:
+            raise ValueError(f"stages: from 1 sample to {MOST}")
+        if self.majority and self.stages[0] == 1 and self.majority.sure is None:
+            raise ValueError(
+                "stages: one sample always agrees with itself; begin with more, or set "
+                "majority.sure"
+            )
+        if not 0 < self.bar <= 1:
+            raise ValueError("bar: above 0, and at most 1")
+        if self.mean_logprob is not None and not self.mean_logprob <= 0:
+            raise ValueError("mean_logprob: the logarithm of a probability is at most 0")
+        if not 0 < self.temperature <= 2:
+            raise ValueError("temperature: above 0, where samples would be equal, and at most 2")
+        refuse_no_schema(self.json_schema)
+
+    def route(self, request: Request, fleet: Fleet) -> Steps:
+        """Relay one of the samples, or the large model's answer."""
+        if why := next(_not_sampled(request), None):
+            yield from note("not_sampled", why)
+            return (yield from route(self.alone or self.large or self.small, request))
+        drawn = Drawn([], [])
+        for stage, total in enumerate(self.stages, start=1):
+            heard = yield from self._draw(request, drawn, total - len(drawn.samples))
+            if isinstance(heard, Failed):
+                if not drawn.samples:
+                    return (yield from self._undrawn(request, heard))
+                drawn.why = f"stage {stage} failed: {heard.fault.summary}"
+                break
+            yield from self._judge(request, fleet, drawn, total)
+            drawn.said += f", stage {stage} of {len(self.stages)}"
+            if drawn.enough or drawn.why:
+                break
+        return (yield from self._answer(request, drawn))
+
+    # ------------------------------------------------------------------------------ drawing
+
+    def _draw(self, request: Request, drawn: Drawn, n: int) -> Phrase[Failed | None]:
+        """Add `n` samples to those that were drawn; fewer where a backend gives fewer."""
+        if n < 1:
+            return None
+        changes = self._changes(request, len(drawn.samples), n)
+        drawn.heated |= "temperature" in changes and request.body.get("temperature") is not None
+        heard = yield from unseen(self.small, request, collect_all, changes)
+        if isinstance(heard, Failed) and heard.fault.blame is Blame.CLIENT and changes:
+            if drawn.samples:
+                return heard
+            drawn.why = f"n={n} was refused: {heard.fault.summary}"
+            n, drawn.heated = 1, False
+            heard = yield from unseen(self.small, request, collect_all)
+        if isinstance(heard, Failed):
+            return heard
+        drawn.samples += heard[:n]
+        return None
+
+    def _changes(self, request: Request, before: int, n: int) -> Mapping[str, Any]:
+        """What a call for `n` samples asks for, after so many `before`.
+
+        A single first sample is drawn as the client has it. A seed moves on, since the same one
+        would draw the same samples again.
+        """
+        changes: dict[str, Any] = {}
+        if self.mean_logprob is not None or (self.majority and self.majority.sure is not None):
+            changes |= asking_logprobs(request)
+        if before + n == 1:
+            return changes or UNCHANGED
+        body = request.body
+        asked, seed = body.get("temperature"), body.get("seed")
+        if not isinstance(asked, int | float) or asked < self.temperature:
+            changes["temperature"] = self.temperature
+        if before and isinstance(seed, int):
+            changes["seed"] = seed + before
+        return {**changes, "n": n}
+
+    def _undrawn(self, request: Request, failed: Failed) -> Steps:
+        """No sample at all: somebody else answers, if that can help."""
+        if not failed.fault.elsewhere or self.large is None:
+            return failed
+        yield from note("draft_failed", failed.fault.summary)
+        return (yield from route(self.large, request))
+
+    # ------------------------------------------------------------------------------ judging
+
+    def _judge(self, request: Request, fleet: Fleet, drawn: Drawn, total: int) -> Phrase[None]:
+        """Mark the samples, of which there should be `total`, and find the best of them."""
+        if self.majority is not None:
+            yield from self._vote(self.majority, drawn, total)
+        elif self.json_schema is not None:
+            yield from self._fit(request, drawn)
+        elif self.grade is not None:
+            yield from self._grade(self.grade, request, fleet, drawn)
+        else:
+            drawn.marks = [mean_logprob(sample) for sample in drawn.samples]
+        known = [(mark, -at) for at, mark in enumerate(drawn.marks) if mark is not None]
+        number = len(drawn.samples)
+        size, marked = f"{number} sample{'s' * (number > 1)}", ""
+        if known:
+            mark, behind = max(known)
+            bar = self.bar if self.mean_logprob is None else self.mean_logprob
+            drawn.best, drawn.enough = -behind, mark >= bar
+            marked = f" {mark:.2f}"
+        drawn.said = f"{self._verifier}{marked} of {size}"
+
+    @property
+    def _verifier(self) -> str:
+        names = ("majority", "json_schema", "grade", "mean_logprob")
+        return next(name for name in names if getattr(self, name) is not None)
+
+    def _vote(self, majority: Majority, drawn: Drawn, total: int) -> Phrase[None]:
+        """Marks are shares of the samples that were asked for, come or not; one alone has all or
+        nothing, by its log-probability.
+        """
+        counts = yield from compute(votes, drawn.samples, majority)
+        drawn.marks = [count / total if count else None for count in counts]
+        if total == 1:
+            told, bar = mean_logprob(drawn.samples[0]), majority.sure
+            if told is None or bar is None or not counts[0]:
+                drawn.marks = [None]
+            else:
+                drawn.marks = [float(told >= bar)]
+
+    def _fit(self, request: Request, drawn: Drawn) -> Phrase[None]:
+        schema = schema_for(self.json_schema, request)
+        for sample in drawn.samples[len(drawn.marks) :]:
+            problem = yield from compute(schema_problem, schema, sample.text)
+            drawn.marks.append(float(problem is None))
+
+    def _grade(self, grade: Grade, request: Request, fleet: Fleet, drawn: Drawn) -> Phrase[None]:
+        """Every new sample is graded, all at once; a grader that fails ends the sampling."""
+        asking = asking_top(fleet.models[grade.by].abilities.max_logprobs)
+        new = drawn.samples[len(drawn.marks) :]
+        verdicts = yield from together([graded(grade, request, one, asking) for one in new])
+        for verdict in verdicts:
+            if isinstance(verdict, Failed):
+                drawn.why = f"{grade.by} did not grade: {verdict.fault.summary}"
+                drawn.marks.append(None)
+            else:
+                drawn.marks.append(likelihood(grade, verdict))
+
+    # ------------------------------------------------------------------------------ the end
+
+    def _answer(self, request: Request, drawn: Drawn) -> Steps:
+        """The best sample if it is good enough, or if there is nobody else to ask."""
+        warm = f"drawn at temperature {self.temperature:g}" if drawn.heated else ""
+        detail = ", ".join(filter(None, (drawn.said, warm, drawn.why)))
+        reason = "best" if self.large is None else "unsure"
+        if drawn.enough:
+            reason = "sure"
+        elif drawn.best is None:
+            reason = "no_verdict"
+        yield from note(reason, detail)
+        if self.large is not None and not drawn.enough:
+            return (yield from route(self.large, request))
+        chosen = drawn.samples[drawn.best or 0]
+        others = {sample.attempt: None for sample in drawn.samples}
+        others.pop(chosen.attempt)
+        return (yield from relay_one(chosen, tuple(others)))
+
+
+def _not_sampled(request: Request) -> Iterator[str]:
+    """Why several answers to `request` cannot be compared, if they cannot."""
+    body = request.body
+    if request.surface not in (Surface.CHAT, Surface.COMPLETIONS):
+        yield f"{request.surface.value} gives one answer a call"
+    for name, why in ASKS_OTHERWISE.items():
+        if body.get(name) not in (None, 1):
+            yield f"{name}: {why}"
+    for name, why in ALONE.items():
+        if body.get(name):
+            yield f"{name}: {why}"
+    if offers_tools(body):
+        yield "tools: calls are no text to compare"
+    if body.get("top_k") == 1:
+        yield "top_k: samples would be equal"
+    if request.surface is Surface.COMPLETIONS and _several(body.get("prompt")):
+        yield "prompt: more than one"
+
+
+def _several(prompt: Any) -> bool:
+    """Whether this is a list of prompts; one of numbers is a single one, in token ids."""
+    return isinstance(prompt, list) and len(prompt) > 1 and isinstance(prompt[0], str | list)

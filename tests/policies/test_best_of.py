@@ -1,0 +1,374 @@
+"""Best of N: which sample is given, when more are drawn, when the large model is asked, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from policies.best_of import MOST, BestOf
+from policies.verdicts.grading import GRADE_PROMPT
+from router.faults import Blame
+from router.phrases import DRAFT_SHARE
+from router.steps import (
+    Alternative,
+    Delta,
+    Finished,
+    Next,
+    Note,
+    Open,
+    Relay,
+    Request,
+    Route,
+    Surface,
+    Token,
+)
+from tests.fleets import QUESTION, attempt, delta, failed, finished, fleet, request
+from tests.playbook import Playbook
+
+PAIR = {"small": "small", "large": "large"}
+EXAMPLES: tuple[dict[str, Any], ...] = (
+    {"small": "small", "majority": {"pattern": "[0-9]"}, "stages": [2, 3, 5]},
+    {**PAIR, "majority": {"field": "answer", "sure": -0.5}, "stages": [1, 4, 8], "bar": 0.5},
+    {**PAIR, "json_schema": "request", "alone": "small", "stages": [1, 2]},
+    {**PAIR, "grade": {"by": "other"}, "stages": [1, 2]},
+    {"small": "small", "grade": {"by": "small"}},
+    {**PAIR, "mean_logprob": -0.4, "stages": [1, 3]},
+)
+NONSENSE: tuple[dict[str, Any], ...] = (
+    PAIR,
+    {"majority": {}},
+    {**PAIR, "majority": {}, "mean_logprob": -1},
+    {**PAIR, "majority": {"pattern": "("}},
+    {**PAIR, "majority": {"pattern": "a", "field": "a"}},
+    {**PAIR, "majority": {"field": ""}},
+    {**PAIR, "majority": {"sure": 1}},
+    {**PAIR, "majority": {}, "stages": [1, 4]},
+    {**PAIR, "majority": {}, "stages": []},
+    {**PAIR, "majority": {}, "stages": [4, 4]},
+    {**PAIR, "majority": {}, "stages": [8, 4]},
+    {**PAIR, "majority": {}, "stages": [0, 4]},
+    {**PAIR, "majority": {}, "stages": [4, MOST + 1]},
+    {**PAIR, "majority": {}, "bar": 0},
+    {**PAIR, "majority": {}, "bar": 1.5},
+    {**PAIR, "majority": {}, "temperature": 0},
+    {**PAIR, "mean_logprob": 0.5},
+    {**PAIR, "json_schema": {"type": "bogus"}},
+    {**PAIR, "grade": {"by": "large", "prompt": "Well?"}},
+)
+
+CHAT = request()
+ONE, TWO = attempt("small", "a:1"), attempt("small", "b:1", 1)
+LARGE = attempt("large", "c:1", 2)
+
+
+def policy(**settings: Any) -> BestOf:
+    from policies import TABLE
+    from router.references import build_policy
+
+    built, problems = build_policy({"use": "best_of", "small": "small", **settings}, TABLE)
+    assert isinstance(built, BestOf), problems
+    return built
+
+
+def drawn(
+    played: Playbook, of: Any, texts: tuple[str, ...], asked: Any, chat: Request = CHAT
+) -> Playbook:
+    """The policy asks for samples with these changes, and gets these texts."""
+    played.asks(Open("small", chat, asked, share=DRAFT_SHARE)).hears(of)
+    for choice, text in enumerate(texts):
+        played.asks(Next((of,))).hears(delta(of, text, choice=choice))
+    return played.asks(Next((of,))).hears(finished(of))
+
+
+def several(n: int, **more: Any) -> dict[str, Any]:
+    return {"temperature": 0.7, "n": n, **more}
+
+
+def given(played: Playbook, why: Note, relay: Relay) -> None:
+    played.asks(why, relay).hears(finished(relay.attempt)).ends(finished(relay.attempt))
+
+
+def handed_on(played: Playbook, why: Note, to: str = "large", chat: Request = CHAT) -> None:
+    played.asks(why, Route(to, chat)).hears(finished(LARGE)).ends(finished(LARGE))
+
+
+def started(chat: Request = CHAT, **settings: Any) -> Playbook:
+    return Playbook(policy(**settings), chat, fleet("small", "large", "other"))
+
+
+# ------------------------------------------------------------------------------------- majority
+
+
+def test_the_answer_of_most_is_given_in_the_words_of_the_first_to_come_to_it() -> None:
+    played = started(large="large", majority={})
+    drawn(played, ONE, ("3 + 4 = 8", "It is 7", "7.0, I think", "So 7"), several(4)).computes()
+    given(played, Note("sure", "majority 0.75 of 4 samples, stage 1 of 1"), Relay(ONE, 1))
+
+
+def test_more_are_drawn_while_they_differ_and_the_first_ones_still_vote() -> None:
+    played = started(large="large", majority={}, stages=[2, 5], bar=0.6)
+    drawn(played, ONE, ("8", "7"), several(2)).computes()
+    drawn(played, TWO, ("7", "7", "9"), several(3)).computes()
+    given(played, Note("sure", "majority 0.60 of 5 samples, stage 2 of 2"), Relay(ONE, 1, (TWO,)))
+
+
+def test_the_large_one_answers_if_they_go_on_to_differ() -> None:
+    played = started(large="large", majority={})
+    drawn(played, ONE, ("7", "8", "9", "7"), several(4)).computes()
+    handed_on(played, Note("unsure", "majority 0.50 of 4 samples, stage 1 of 1"))
+
+
+def test_without_a_large_one_the_best_is_given() -> None:
+    played = started(majority={})
+    drawn(played, ONE, ("8", "7", "9", "7"), several(4)).computes()
+    given(played, Note("best", "majority 0.50 of 4 samples, stage 1 of 1"), Relay(ONE, 1))
+
+
+@pytest.mark.parametrize("large", ["large", None])
+def test_an_answer_that_is_never_found_is_no_verdict(large: str | None) -> None:
+    played = started(large=large, majority={"pattern": "Answer: (.*)"})
+    drawn(played, ONE, ("7", "7", "7", "7"), several(4)).computes()
+    why = Note("no_verdict", "majority of 4 samples, stage 1 of 1")
+    if large:
+        handed_on(played, why)
+    else:
+        given(played, why, Relay(ONE, 0))
+
+
+def test_a_sample_that_was_cut_off_has_no_vote() -> None:
+    played = started(large="large", majority={}, stages=[2], bar=0.5)
+    played.asks(Open("small", CHAT, several(2), share=DRAFT_SHARE)).hears(ONE)
+    for choice, text in enumerate(("What is 3", "It is 7")):
+        played.asks(Next((ONE,))).hears(delta(ONE, text, choice=choice))
+    ended = Finished(ONE, "length", None, None, ("length", "stop"))
+    played.asks(Next((ONE,))).hears(ended).computes()
+    played.asks(Note("sure", "majority 0.50 of 2 samples, stage 1 of 1"), Relay(ONE, 1))
+
+
+@pytest.mark.parametrize(("logprob", "enough"), [(-0.1, True), (-0.9, False)])
+def test_one_sure_sample_is_enough(logprob: float, enough: bool) -> None:
+    played = started(large="large", majority={"sure": -0.3}, stages=[1, 3])
+    played.asks(Open("small", CHAT, {"logprobs": True}, share=DRAFT_SHARE)).hears(ONE)
+    played.asks(Next((ONE,))).hears(delta(ONE, "It is 7", logprob))
+    played.asks(Next((ONE,))).hears(finished(ONE)).computes()
+    if enough:
+        given(played, Note("sure", "majority 1.00 of 1 sample, stage 1 of 2"), Relay(ONE, 0))
+        return
+    drawn(played, TWO, ("7", "7"), several(2, logprobs=True)).computes()
+    given(played, Note("sure", "majority 1.00 of 3 samples, stage 2 of 2"), Relay(ONE, 0, (TWO,)))
+
+
+# -------------------------------------------------------------------------- what is asked for
+
+
+@pytest.mark.parametrize(
+    ("body", "changes", "told"),
+    [
+        ({"temperature": 0}, {"temperature": 0.7, "n": 2}, ", drawn at temperature 0.7"),
+        ({"temperature": None}, {"temperature": 0.7, "n": 2}, ""),
+        ({"temperature": 1.2}, {"n": 2}, ""),
+        ({"seed": 5}, {"temperature": 0.7, "n": 2}, ""),
+    ],
+)
+def test_samples_differ(body: dict[str, Any], changes: dict[str, Any], told: str) -> None:
+    chat = request(body={"messages": [], **body})
+    played = started(chat, majority={}, stages=[2])
+    drawn(played, ONE, ("7", "7"), changes, chat).computes()
+    given(played, Note("sure", f"majority 1.00 of 2 samples, stage 1 of 1{told}"), Relay(ONE, 0))
+
+
+def test_a_seed_moves_on_from_stage_to_stage() -> None:
+    chat = request(body={"messages": [], "seed": 5})
+    played = started(chat, majority={}, stages=[2, 4])
+    drawn(played, ONE, ("7", "8"), several(2), chat).computes()
+    drawn(played, TWO, ("7", "8"), several(2, seed=7), chat).computes()
+
+
+def test_a_single_first_sample_is_drawn_as_the_client_has_it() -> None:
+    chat = request(body={"messages": [], "temperature": 0, "logprobs": True})
+    played = started(chat, mean_logprob=-0.5, stages=[1, 2])
+    played.asks(Open("small", chat, {}, share=DRAFT_SHARE))
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ({"messages": [], "n": 2}, "n: the client wants several answers"),
+        ({"messages": [], "n": 0}, "n: the client wants several answers"),
+        ({"messages": [], "tools": [{}]}, "tools: calls are no text to compare"),
+        ({"messages": [], "functions": [{}]}, "functions: function calls are no text to compare"),
+        ({"messages": [], "top_k": 1}, "top_k: samples would be equal"),
+        (
+            {"messages": [], "use_beam_search": True},
+            "use_beam_search: a beam search draws no samples",
+        ),
+    ],
+    ids=repr,
+)
+def test_what_is_not_sampled_goes_to_the_large_one(body: dict[str, Any], why: str) -> None:
+    chat = request(body=body)
+    handed_on(started(chat, large="large", majority={}), Note("not_sampled", why), chat=chat)
+
+
+def test_tools_that_may_not_be_called_are_no_matter() -> None:
+    chat = request(body={"messages": [], "tools": [{}], "tool_choice": "none"})
+    started(chat, majority={}).asks(Open("small", chat, several(4), share=DRAFT_SHARE))
+
+
+@pytest.mark.parametrize(
+    ("surface", "body", "why"),
+    [
+        (Surface.MESSAGES, {"messages": []}, "messages gives one answer a call"),
+        (Surface.RESPONSES, {"input": "?"}, "responses gives one answer a call"),
+        (Surface.EMBEDDINGS, {"input": "?"}, "embeddings gives one answer a call"),
+        (Surface.COMPLETIONS, {"prompt": ["a", "b"]}, "prompt: more than one"),
+        (Surface.COMPLETIONS, {"prompt": [[1], [2]]}, "prompt: more than one"),
+        (
+            Surface.COMPLETIONS,
+            {"prompt": "a", "echo": True},
+            "echo: a sample would begin with the prompt",
+        ),
+        (
+            Surface.COMPLETIONS,
+            {"prompt": "a", "best_of": 3},
+            "best_of: the client has the backend choose",
+        ),
+    ],
+)
+def test_nor_are_other_surfaces(surface: Surface, body: dict[str, Any], why: str) -> None:
+    asked = request(surface, body=body)
+    handed_on(started(asked, majority={}), Note("not_sampled", why), "small", asked)
+    alone = started(asked, majority={}, large="large", alone="other")
+    handed_on(alone, Note("not_sampled", why), "other", asked)
+
+
+@pytest.mark.parametrize("prompt", ["a", ["a"], [1, 2], [[1, 2]]])
+def test_one_prompt_is_sampled_however_it_is_written(prompt: Any) -> None:
+    asked = request(Surface.COMPLETIONS, body={"prompt": prompt})
+    started(asked, majority={}).asks(Open("small", asked, several(4), share=DRAFT_SHARE))
+
+
+# ------------------------------------------------------------------------------ other verifiers
+
+
+def test_the_first_that_fits_the_schema_is_given() -> None:
+    played = started(large="large", json_schema={"required": ["a"]}, stages=[3])
+    drawn(played, ONE, ("seven", '{"a": 7}', '{"a": 8}'), several(3))
+    played.computes().computes().computes()
+    given(played, Note("sure", "json_schema 1.00 of 3 samples, stage 1 of 1"), Relay(ONE, 1))
+
+
+def test_none_that_fits_is_not_good_enough() -> None:
+    played = started(large="large", json_schema="request", stages=[2])
+    drawn(played, ONE, ("seven", "{}}"), several(2)).computes().computes()
+    handed_on(played, Note("unsure", "json_schema 0.00 of 2 samples, stage 1 of 1"))
+
+
+def test_the_likeliest_is_given() -> None:
+    played = started(large="large", mean_logprob=-0.4, stages=[2])
+    asked = several(2, logprobs=True)
+    played.asks(Open("small", CHAT, asked, share=DRAFT_SHARE)).hears(ONE)
+    for choice, value in enumerate((-0.5, -0.2)):
+        played.asks(Next((ONE,))).hears(delta(ONE, "7", value, choice=choice))
+    played.asks(Next((ONE,))).hears(finished(ONE))
+    given(played, Note("sure", "mean_logprob -0.20 of 2 samples, stage 1 of 1"), Relay(ONE, 1))
+
+
+def test_samples_without_log_probabilities_are_no_verdict() -> None:
+    played = started(large="large", mean_logprob=-0.4, stages=[2])
+    drawn(played, ONE, ("7", "7"), several(2, logprobs=True))
+    handed_on(played, Note("no_verdict", "mean_logprob of 2 samples, stage 1 of 1"))
+
+
+def grading(text: str) -> Request:
+    prompt = GRADE_PROMPT.replace("{question}", QUESTION).replace("{draft}", text)
+    return CHAT.asking({
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": 20,
+    })  # fmt: skip
+
+
+def graded(played: Playbook, texts: tuple[str, ...]) -> tuple[Any, ...]:
+    graders = tuple(attempt("other", "g:1", 5 + at) for at in range(len(texts)))
+    for grader, text in zip(graders, texts, strict=True):
+        played.asks(Open("other", grading(text), share=DRAFT_SHARE)).hears(grader)
+    return graders
+
+
+def says(grader: Any, **chances: float) -> Delta:
+    import math
+
+    top = tuple(Alternative(word, math.log(chance)) for word, chance in chances.items())
+    return Delta(grader, top[0].text, (Token(top[0].text, None, top[0].logprob, top),))
+
+
+def test_the_grader_is_read_by_the_probability_of_what_it_says() -> None:
+    played = started(large="large", grade={"by": "other"}, stages=[2])
+    drawn(played, ONE, ("a", "b"), several(2))
+    first, second = graded(played, ("a", "b"))
+    played.asks(Next((first, second))).hears(says(first, yes=0.6, no=0.4))
+    played.asks(Next((second, first))).hears(says(second, no=0.2, yes=0.5, Yes=0.3))
+    played.asks(Next((first, second))).hears(finished(second))
+    played.asks(Next((first,))).hears(finished(first))
+    given(played, Note("sure", "grade 0.80 of 2 samples, stage 1 of 1"), Relay(ONE, 1))
+
+
+def test_a_grader_that_fails_is_no_verdict_and_no_more_samples_are_drawn() -> None:
+    played = started(large="large", grade={"by": "other"}, stages=[2, 8])
+    drawn(played, ONE, ("a", "b"), several(2))
+    first, second = graded(played, ("a", "b"))
+    played.asks(Next((first, second))).hears(failed(first))
+    played.asks(Next((second,))).hears(failed(second))
+    why = "grade of 2 samples, stage 1 of 2, other did not grade: backend broke it"
+    handed_on(played, Note("no_verdict", why))
+
+
+# -------------------------------------------------------------------------------------- failures
+
+
+def broken(end: Any, **settings: Any) -> Playbook:
+    played = started(majority={}, **settings)
+    played.asks(Open("small", CHAT, several(4), share=DRAFT_SHARE)).hears(ONE)
+    return played.asks(Next((ONE,))).hears(end)
+
+
+def test_no_sample_at_all_is_answered_by_the_large_one() -> None:
+    handed_on(broken(failed(ONE), large="large"), Note("draft_failed", "backend broke it"))
+
+
+def test_or_is_the_failure_if_there_is_none() -> None:
+    broken(failed(ONE)).ends(failed(ONE))
+
+
+def test_a_pools_other_backend_is_tried_first() -> None:
+    played = broken(failed(ONE, spare=True), large="large")
+    played.asks(Open("small", CHAT, several(4), frozenset({"a:1"}), DRAFT_SHARE))
+
+
+def test_a_backend_that_refuses_so_many_gives_one() -> None:
+    played = broken(failed(ONE, Blame.CLIENT), large="large")
+    drawn(played, TWO, ("7",), {}).computes()
+    why = "majority 0.25 of 1 sample, stage 1 of 1, n=4 was refused: client broke it"
+    handed_on(played, Note("unsure", why))
+
+
+def test_what_is_refused_without_n_too_is_the_clients_mistake() -> None:
+    played = broken(failed(ONE, Blame.CLIENT), large="large")
+    played.asks(Open("small", CHAT, share=DRAFT_SHARE)).hears(TWO).asks(Next((TWO,)))
+    played.hears(failed(TWO, Blame.CLIENT)).ends(failed(TWO, Blame.CLIENT))
+
+
+def test_one_that_knows_no_n_does_not_agree_with_itself() -> None:
+    played = started(large="large", majority={})
+    drawn(played, ONE, ("7",), several(4)).computes()
+    handed_on(played, Note("unsure", "majority 0.25 of 1 sample, stage 1 of 1"))
+
+
+def test_a_later_stage_that_fails_leaves_what_there_is() -> None:
+    played = started(majority={}, stages=[2, 4])
+    drawn(played, ONE, ("8", "7"), several(2)).computes()
+    played.asks(Open("small", CHAT, several(2), share=DRAFT_SHARE)).hears(TWO)
+    played.asks(Next((TWO,))).hears(failed(TWO, Blame.CLIENT))
+    why = "majority 0.50 of 2 samples, stage 1 of 2, stage 2 failed: client broke it"
+    given(played, Note("best", why), Relay(ONE, 0))
