@@ -26,6 +26,7 @@ SECONDS = float(os.environ.get("TANDEM_SOAK_SECONDS", "150"))
 MEASURED = 10.0
 """Seconds in which is found out how much the pair can do."""
 AT_ONCE = 8
+MOST_AT_ONCE = 64
 WARM = 0.5
 """Share of the hour after which memory is watched: caches are full then, and the collector, which
 looks seldom, has looked at what is old, too."""
@@ -80,15 +81,17 @@ class Hour:
         return next(numbers) / (time.monotonic() - began)
 
     async def run(self, rate: float) -> None:
-        """Ask at this rate, whatever the answers take."""
-        began = time.monotonic()
+        """Ask at this rate, but not more than `MOST_AT_ONCE`: others may want the machine, too."""
+        began, due = time.monotonic(), 0.0
         watching = asyncio.create_task(self.watch())
-        asking = []
+        asking: set[asyncio.Task[None]] = set()
         while (passed := time.monotonic() - began) < SECONDS:
-            while self.asked < passed * rate:
-                asking.append(asyncio.create_task(self.ask(self.asked)))
-                self.asked += 1
-            await asyncio.sleep(0.5 / rate)
+            if due <= passed and len(asking) < MOST_AT_ONCE:
+                task = asyncio.create_task(self.ask(self.asked))
+                asking.add(task)
+                task.add_done_callback(asking.discard)
+                self.asked, due = self.asked + 1, max(due, passed - 1) + 1 / rate
+            await asyncio.sleep(0.2 / rate)
         await asyncio.gather(*asking)
         watching.cancel()
 
