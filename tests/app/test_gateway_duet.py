@@ -417,6 +417,7 @@ async def mortal(gateway: Running, servers: list[Server]) -> AsyncIterator[list[
     await nothing_left(gateway, servers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "dead", "left"),
     [

@@ -290,6 +290,7 @@ async def test_answers_cut_short_are_told_of(command: Command, small: Backend) -
 # ------------------------------------------------------------------------------------- the pair
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("pair")
 def test_the_embedded_pair_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "rows.parquet"

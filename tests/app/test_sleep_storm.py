@@ -90,6 +90,7 @@ async def client(running: Running, name: str, comes: int, leaves: int | None) ->
     return status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 async def test_in_a_storm_everybody_is_served_and_no_rule_is_broken(
     gateway: Started, seed: int

@@ -33,6 +33,7 @@ ROUTING: dict[str, Config] = {
     "cascade": {**TWO, "pattern": "x"},
     "hedge": {"model": "small", "delay": 5},
     "experts": {"artifact": str(LEXICAL), "experts": {"other": "small"}},
+    "best_of": {**TWO, "mean_logprob": -9},
     "overload": {"target": "large", "cheaper": "small"},
     "context": {"readers": {"small": {}, "large": {}}, "search": SHORT},
 }

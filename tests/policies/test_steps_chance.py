@@ -190,6 +190,7 @@ every_kind = pytest.mark.parametrize("kind", range(6))
 every_body = pytest.mark.parametrize("body", [chat, completion], ids=["chat", "completion"])
 
 
+@pytest.mark.slow
 @every_kind
 @every_body
 @pytest.mark.parametrize("separator", ["\n", "\n\n", "=", "ee"])

@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import event, example, given
 from hypothesis import settings as limited
 from hypothesis import strategies as st
@@ -176,6 +177,7 @@ def test_a_model_that_is_lost_leaves_the_rest_to_the_other(
         same(play, composed(policy, setting(world, body, lost=play.lost, broken=broken)))
 
 
+@pytest.mark.slow
 @limited(max_examples=60)
 @given(gates().filter(lambda p: p.burst == 1), bodies(), seeds, seeds)
 def test_optimism_changes_nothing_but_the_waiting(
@@ -191,6 +193,7 @@ def test_optimism_changes_nothing_but_the_waiting(
     assert plain.finishes[0].reason == hopeful.finishes[0].reason
 
 
+@pytest.mark.slow
 @limited(max_examples=60)
 @given(st.one_of(switching(), gates()), bodies(), seeds, seeds, st.integers(2, 3))
 def test_choices_are_written_side_by_side_and_do_not_mix(
