@@ -223,7 +223,7 @@ class Bench:
         """What is wrong with what was counted; a call that nobody answered costs nothing."""
         alone = self.alone[case.policy, case.stream]
         made, known = self.plan.made[number], len(ended.attempts)
-        if made > known + self.plan.repeated:
+        if made > known + (known if case.injected.mute else self.plan.repeated):
             return f"{made} calls reached a backend, {known} are known"
         if case.injected.kind is Kind.LIE or not heard.complete or case.policy == HEDGED:
             return ""

@@ -24,7 +24,8 @@ BUSY = {"none": (), "2 s": ("retry-after: 2",), "absurd": ("retry-after: 9999999
 def _breaks() -> Iterator[tuple[str, Injected]]:
     for where, (place, kind) in PLACES.items():
         for end, how in {"reset": "the connection is reset", "close": "it is closed"}.items():
-            yield f"{end} {where}", Injected(f"{how} {where}", kind, cut_at(place, end))
+            mute, fault = where == "at once", cut_at(place, end)
+            yield f"{end} {where}", Injected(f"{how} {where}", kind, fault, mute=mute)
     for where in ("at once", "after the head", "in the middle", "before [DONE]"):
         place, kind = PLACES[where]
         what = f"half-open: silence {where}, and no end of the connection"

@@ -39,7 +39,7 @@ async def passes(call: Passing) -> None:
 
 
 def killed(what: str, kind: Kind) -> Injected:
-    return Injected(what, kind, passes)
+    return Injected(what, kind, passes, mute=True)
 
 
 def cases(injected: Injected, scope: Scope) -> list[Case]:
