@@ -49,8 +49,8 @@ class Injected:
     endless: bool = False
     """Whether it goes on with words that nobody has thought of."""
     mute: bool = False
-    """Whether a connection may end without a byte: if it was kept, each call on it is made once more,
-    since most likely it had been closed before."""
+    """Whether a connection may end without a byte: if it was kept, each call on it is made once
+    more, since most likely it had been closed before."""
 
 
 # ------------------------------------------------------------------------------------- cut answers
