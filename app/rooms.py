@@ -37,7 +37,7 @@ from policies import TABLE
 from router.alarms import Alarms
 from router.attempts import Shared
 from router.budget import RetryBudget
-from router.config import Config, ConfigError, Document, Problem
+from router.config import Config, Document
 from router.health import Health
 from router.observe import Listener, Observers
 from router.pool import Pool
@@ -72,7 +72,6 @@ async def rooms(
     where = places(document.config, run)
     journal = StoredJournal(where.shared) if where.together else None
     document, past = await _begun(document, journal)
-    _check(document, where)
     config = document.config
     name = member_name()
     keys = await _keys(config, where, name, lambda: member.share)
@@ -169,15 +168,3 @@ async def _keys(
             store = where.shared
             logger.warning("%s: what keys spend counts since start only; see `store`", error)
     return Keys(Path(config.keys.file), store, member, share=share, isolate=config.keys.isolate)
-
-
-def _check(document: Document, where: Places) -> None:
-    """Refuse what only one process may do: two would wake and put to sleep against each other."""
-    why = "servers sleep and wake on the word of one process: no --workers, no store"
-    problems = [
-        Problem(f"models.{name}.sleep", why)
-        for name, model in document.config.models.items()
-        if where.together and model.sleep is not None
-    ]
-    if problems:
-        raise ConfigError(document.written.source, tuple(problems))

@@ -19,7 +19,7 @@ import asyncio
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -141,6 +141,7 @@ class Revisions:
         self._journal = journal
         self._lock = asyncio.Lock()
         self._history: deque[Revision] = deque(past or [first(document)], maxlen=REMEMBERED)
+        _refuse(document, self._sleeping(document))
         self.runtime = build(document, table, self.active.number, None, environment)
         self._told()
 
@@ -273,10 +274,17 @@ class Revisions:
             self._serve(runtime)
 
     def _build(self, document: Document, number: int | None = None) -> Runtime:
-        if problems := tuple(_fixed(self.runtime.config, document.config)):
-            raise ConfigError(document.written.source, problems)
+        fixed = _fixed(self.runtime.config, document.config)
+        _refuse(document, (*fixed, *self._sleeping(document)))
         number = number or self.active.number + 1
         return build(document, self._table, number, self.runtime, self._environment)
+
+    def _sleeping(self, document: Document) -> Iterator[Problem]:
+        """What one process alone may do: two would wake and put to sleep against each other."""
+        for name, model in document.config.models.items():
+            if self._journal is not None and model.sleep is not None:
+                why = "servers sleep and wake on the word of one process: no --workers, no store"
+                yield Problem(f"models.{name}.sleep", why)
 
     def _serve(self, runtime: Runtime) -> None:
         """The swap: one assignment, and everybody hears of it."""
@@ -295,6 +303,11 @@ def first(document: Document) -> Revision:
     written = document.written
     what = f"started from {written.source}"
     return Revision(1, datetime.now(UTC), what, written, written.etag)
+
+
+def _refuse(document: Document, found: Iterable[Problem]) -> None:
+    if problems := tuple(found):
+        raise ConfigError(document.written.source, problems)
 
 
 def _fixed(old: Config, new: Config) -> Iterator[Problem]:

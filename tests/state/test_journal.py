@@ -181,6 +181,24 @@ async def test_a_store_that_is_gone_refuses_changes_and_serves_on(tmp_path: Path
     await store.close()
 
 
+async def test_sleep_is_refused_by_every_way_in(store: Store) -> None:
+    one = await joined(store)
+    sleeping = {"memory_gb": 1, "sleep": True}
+    tree = {
+        "models": {
+            "small": {"backends": ["http://127.0.0.1:8101"], **sleeping},
+            "large": {"backends": ["http://127.0.0.1:8102"], **sleeping},
+        },
+        "hosts": {"127.0.0.1": {"memory_gb": 1}},
+        "default": "small",
+    }
+    with pytest.raises(ConfigError, match="on the word of one process"):
+        await one.replace(json.dumps(tree), Form.JSON, None)
+    with pytest.raises(ConfigError, match="on the word of one process"):
+        await joined(MemoryStore(), read(json.dumps(tree), Form.JSON))
+    assert one.runtime.revision == 1
+
+
 async def test_a_document_that_is_wrong_is_written_nowhere(store: Store) -> None:
     one = await joined(store)
     with pytest.raises(ConfigError):
