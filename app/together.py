@@ -16,10 +16,10 @@ import fcntl
 import logging
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import orjson
 from prometheus_client.core import Metric
@@ -38,6 +38,7 @@ GONE = "gone.json"
 BURIED = "buried"
 """Beside the sums in that file: the names of those that are in them."""
 
+T = TypeVar("T")
 State: TypeAlias = Mapping[str, Told]
 
 logger = logging.getLogger("tandem.metrics")
@@ -64,29 +65,39 @@ class Together:
 
     async def keep(self) -> None:
         """Write for ever. The app starts it as a task."""
-        while self._own:
-            await self._others()
+        while self._own and self._folder:
+            await self._done(_tell, self._folder, self._own)
             await asyncio.sleep(EVERY)
 
     async def close(self) -> None:
         """Add what was counted here to what is gone."""
         if self._own and self._folder:
-            told = orjson.dumps(self._metrics.told())
-            await asyncio.to_thread(_end, self._folder, self._own, told)
+            await self._done(_end, self._folder, self._own)
 
     async def _others(self) -> list[State]:
         """What the others have counted; this process's own counts are written before."""
         if self._own is None or self._folder is None:
             return []
+        return await self._done(_exchange, self._folder, self._own) or []
+
+    async def _done(
+        self, what: Callable[[Path, Path, bytes], T], folder: Path, own: Path
+    ) -> T | None:
+        """Do this with what was counted here; None if the folder cannot be used."""
         told = orjson.dumps(self._metrics.told())
         try:
-            return await asyncio.to_thread(_exchange, self._folder, self._own, told)
+            return await asyncio.to_thread(what, folder, own, told)
         except OSError as error:
             logger.warning("metrics are this process's own: %s", error)
-            return []
+            return None
 
 
 # ----------------------------------------------------------------------------- in a thread
+
+
+def _tell(folder: Path, own: Path, told: bytes) -> None:
+    with _locked(folder):
+        _write(own, told)
 
 
 def _exchange(folder: Path, own: Path, told: bytes) -> list[State]:
