@@ -116,11 +116,11 @@ async def get_backends(visitor: Looks, here: Around) -> Response:
     """Every backend: state, load, how its calls ended, sleep, and what it can do."""
     runtime = here.sources.revisions.runtime
     found = await here.sources.history.window(WINDOWS["5m"][1])
+    views = backend_views(runtime)
     calls = {
         view.backend: found.by("tandem_attempts_total", "outcome", backend=view.backend)
-        for view in backend_views(runtime)
+        for view in views
     }
-    views = backend_views(runtime)
     return here.page("backends.html", visitor, backends=views, calls=calls, seconds=found.seconds)
 
 
