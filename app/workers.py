@@ -159,6 +159,7 @@ class Crew:
             if child is not None:
                 self._serving[slot] = child
                 status = await child.process.wait()
+                self._running.discard(child)
                 if self._serving[slot] is not child:
                     child = self._serving[slot]  # which has taken its place
                     continue
