@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.keyfile import KeyEntry
-from app.state.use import MINUTE, Ask, Left, Limits, refilled
+from app.limits import MINUTE, refilled
+from app.state.use import Ask, Left, Limits
 from router.faults import Blame, Fault
 
 PARTS = 100

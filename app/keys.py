@@ -225,11 +225,12 @@ class Keys:
         """Every key, and the USD that it has spent as far as the store was told; None if the store
         cannot be reached.
         """
-        entries = [account.entry for account in self._by_name.values()]
+        accounts = list(self._by_name.values())
+        entries = [account.entry for account in accounts]
         said: dict[str, Any] = {}
         try:
-            for start in range(0, len(entries), TOGETHER):
-                names = [_name(entry.name) for entry in entries[start : start + TOGETHER]]
+            for few in batched(accounts, TOGETHER):
+                names = [_name(account.entry.name) for account in few]
                 said |= await self._store.change(dict.fromkeys(names, _unchanged))
         except StoreError:
             return [(entry, None) for entry in entries]

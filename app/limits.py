@@ -1,17 +1,32 @@
-"""A bucket that refills evenly: so many at once, and then as fast as it refills.
+"""Buckets that refill evenly: so much at once, and then as fast as it refills.
 
-Whoever has not used it for a minute may take a whole minute's worth at once, so in any one minute
-at most twice as much. Time is passed in. What keys may use is counted for all processes together,
-in `app.state.use`; this is for what each process counts by itself.
+Whoever has not used one for a minute may take a whole minute's worth at once, so in any one minute
+at most twice as much. Time is passed in. `Bucket` is for what one process counts by itself; what
+keys may use is counted for all processes together, in `app.state.use`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 MINUTE = 60.0
 
 
+def refilled(bucket: Sequence[float] | None, full: float | None, now: float) -> float:
+    """The level now of a bucket (level, when, size) that refills evenly, `full` in a minute.
+
+    One that had another size is as full, or as overdrawn, as it was: so a wait stays as long.
+    """
+    if full is None:
+        return 0.0
+    if bucket is None or not bucket[2]:
+        return float(full)
+    level = bucket[0] * full / bucket[2]
+    return min(level + max(now - bucket[1], 0.0) * full / MINUTE, float(full))
+
+
 class Bucket:
-    """Holds `per_minute` units when full and refills evenly. The level may be negative."""
+    """Holds `per_minute` units when full. The level may be negative."""
 
     __slots__ = ("_at", "_full", "_level")
 
@@ -30,12 +45,6 @@ class Bucket:
         self._refill(now)
         return 0.0 if self._level >= 1 else (1 - self._level) * MINUTE / self._full
 
-    def inherit(self, other: Bucket, now: float) -> None:
-        """Be as full or as overdrawn as a bucket of another size, so that a wait stays as long."""
-        other._refill(now)
-        self._level = self._full * other._level / other._full
-
     def _refill(self, now: float) -> None:
-        gained = (now - self._at) * self._full / MINUTE
-        self._level = min(self._level + gained, self._full)
+        self._level = refilled((self._level, self._at, self._full), self._full, now)
         self._at = now

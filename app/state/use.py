@@ -17,13 +17,13 @@ twice: an answer that was lost on its way is simply asked for again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from app.limits import refilled
 from app.state.store import Change, Json
 
-MINUTE = 60.0
 EXPIRES = 60.0
 """Seconds after which a lease that nobody renews is free again: its process is gone. What it had
 spent of it and not told is lost, at most one lease."""
@@ -134,16 +134,3 @@ def _changed(document: Mapping[str, Any], ask: Ask, now: float) -> Json:
         "requests": [min(requests, full[0]), now, full[0]],
         "tokens": [min(tokens, full[1]), now, full[1]],
     }
-
-
-def refilled(bucket: Sequence[float] | None, full: float | None, now: float) -> float:
-    """The level now of a bucket (level, when, size) that refills evenly, `full` in a minute.
-
-    One that had another size is as full, or as overdrawn, as it was: so a wait stays as long.
-    """
-    if full is None:
-        return 0.0
-    if bucket is None or not bucket[2]:
-        return float(full)
-    level = bucket[0] * full / bucket[2]
-    return min(level + max(now - bucket[1], 0.0) * full / MINUTE, float(full))

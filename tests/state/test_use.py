@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.state.use import EXPIRES, Ask, Left, Limits, asking, left, refilled
+from app.limits import refilled
+from app.state.use import EXPIRES, Ask, Left, Limits, asking, left
 from tests.bench.budgets import measure
 from tests.state.servers import Server
 
