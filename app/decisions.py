@@ -21,7 +21,6 @@ import asyncio
 import contextlib
 import hashlib
 import sys
-import threading
 import time
 import traceback
 from collections import Counter, deque
@@ -31,6 +30,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from app.aside import Aside
 from app.linefile import STDOUT, LineFile
 from app.shadow import compared
 from router.decide import Decision, decided
@@ -121,8 +121,8 @@ class Decisions:
         self._outcomes: deque[Observation] = deque()
         self._complained: set[tuple[int, str]] = set()
         self._ailing = False
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._thread: Aside | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -167,21 +167,19 @@ class Decisions:
 
     def close(self) -> None:
         """Write what is queued and close the file. What comes later is lost."""
-        self._closing.set()
-        if self._thread is not None:
-            self._thread.join(PATIENCE)
-            if self._thread.is_alive():
-                print(f"decisions: {len(self._queue)} are lost at the end", file=sys.stderr)
-                return
+        self._closed = True
+        if self._thread is not None and not self._thread.end(PATIENCE):
+            print(f"decisions: {len(self._queue)} are lost at the end", file=sys.stderr)
+            return
         self._tell()
         if self._file:
             self._file.close()
 
     def _put(self, entry: Served | Row) -> None:
         self._queue.append(entry)
-        if self._thread is None:
+        if self._thread is None and not self._closed:
             self._loop = asyncio.get_running_loop()
-            self._thread = threading.Thread(target=self._run, name="tandem-decisions", daemon=True)
+            self._thread = Aside("tandem-decisions", self._catch_up, self._interval)
             self._thread.start()
 
     def _tell(self) -> None:
@@ -190,11 +188,6 @@ class Decisions:
             self._observe(self._outcomes.popleft())
 
     # ------------------------------------------------------------------------- in the thread
-
-    def _run(self) -> None:
-        while not self._closing.wait(self._interval):
-            self._catch_up()
-        self._catch_up()
 
     def _catch_up(self) -> None:
         while self._queue:

@@ -16,7 +16,6 @@ a backend's own words, and those can quote the request (vLLM's validation errors
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from typing import Any, TypeAlias, assert_never
 
 import orjson
 
+from app.aside import Aside
 from app.linefile import LineFile
 from router.faults import Blame
 from router.observe import (
@@ -78,15 +78,13 @@ class Log:
     ) -> None:
         self._now = now
         self._capacity = capacity
-        self._interval = interval
         self._file = _opened(path)
         self._queue: deque[tuple[float, Observation]] = deque()
         self._turned_away = 0  # counted by the loop's thread
         self._lost = 0  # counted by the writing thread
         self._told = 0
         self._ailing = False
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="tandem-log", daemon=True)
+        self._thread = Aside("tandem-log", self._write, interval)
         self._thread.start()
 
     @property
@@ -107,15 +105,8 @@ class Log:
 
     def close(self) -> None:
         """Write what is queued and close the file. What is observed later is lost."""
-        self._closing.set()
-        self._thread.join(PATIENCE)
-        if not self._thread.is_alive():
+        if self._thread.end(PATIENCE):
             self._file.close()
-
-    def _run(self) -> None:
-        while not self._closing.wait(self._interval):
-            self._write()
-        self._write()
 
     def _write(self) -> None:
         """Write all that waits. What cannot be written now is lost, and counted."""

@@ -11,12 +11,12 @@ from __future__ import annotations
 import logging
 import os
 import random
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from app.aside import Aside
 from app.tracing.words import asked
 from router.observe import Observation, RequestEnded
 from router.sections import TracingConfig
@@ -95,10 +95,8 @@ class Tracing:
         self._measures = Measures(exports.measures) if exports.measures else None
         self._queue: deque[tuple[int, RequestEnded]] = deque()
         self._capacity = capacity
-        self._interval = interval
         self._dropped = self._told = 0
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="tandem-tracing", daemon=True)
+        self._thread = Aside("tandem-tracing", self._tell, interval)
         self._thread.start()
 
     def begin(self, request: Request) -> Trace:
@@ -127,14 +125,8 @@ class Tracing:
     def close(self) -> None:
         """Tell what is queued, and send it, within `PATIENCE`."""
         began = time.monotonic()
-        self._closing.set()
-        self._thread.join(PATIENCE)
+        self._thread.end(PATIENCE)
         self._exports.close(max(PATIENCE - (time.monotonic() - began), 0.1))
-
-    def _run(self) -> None:
-        while not self._closing.wait(self._interval):
-            self._tell()
-        self._tell()
 
     def _tell(self) -> None:
         while self._queue:
