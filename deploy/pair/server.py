@@ -79,6 +79,7 @@ class Application:
             case "lifespan":
                 await self._live(receive, send)
             case kind:
+                # As ASGI wants it: the server takes the exception for "not supported".
                 raise NotImplementedError(f"ASGI {kind} is not spoken here")
 
     async def _live(self, receive: Receive, send: Send) -> None:
