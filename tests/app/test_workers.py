@@ -180,21 +180,22 @@ async def test_one_page_of_metrics_and_decisions_for_all(small: Backend, tmp_pat
             assert await running.ask() == 200
         async with httpx.AsyncClient(base_url=running.front, verify=NO_TLS) as client:
 
-            async def total() -> float:
+            async def told() -> tuple[float, float]:
+                """How many processes and how many requests one of them knows of."""
                 page = (await client.get("/metrics")).text
-                assert f"tandem_members {NUMBER}.0" in page
-                return sum(
-                    float(line.rpartition(" ")[2])
-                    for line in page.splitlines()
-                    if line.startswith("tandem_requests_total{")
-                )
+                return _sum(page, "tandem_members "), _sum(page, "tandem_requests_total{")
 
-            async with asyncio.timeout(
-                PATIENCE
-            ):  # what another has counted is there a moment later
-                while await total() < 20:
+            # What another has counted, and that it is there at all, is known a moment later.
+            async with asyncio.timeout(PATIENCE):
+                while (await asyncio.gather(*(told() for _ in range(6)))) != [(NUMBER, 20)] * 6:
                     await asyncio.sleep(0.05)
-            assert [await total() for _ in range(5)] == [20] * 5
+            assert [await told() for _ in range(5)] == [(NUMBER, 20)] * 5
+
+
+def _sum(page: str, start: str) -> float:
+    """Of the values in the lines of `page` that begin with `start`."""
+    lines = (line for line in page.splitlines() if line.startswith(start))
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 async def test_they_end_with_a_parent_that_is_killed(small: Backend, tmp_path: Path) -> None:
