@@ -19,19 +19,24 @@ from policies.verdicts.grading import Grade
 from policies.verdicts.marking import ByGrade, ByLogprob, BySchema, ByVote, Drawn, Verifier
 from policies.verdicts.votes import Majority
 from router.fleet import Fleet
+from router.overheard import overheard
 from router.phrases import (
     Phrase,
     collect_all,
+    compute,
     note,
     relay_one,
+    rewritten,
     route,
+    together,
     unseen,
 )
 from router.steps import (
     UNCHANGED,
+    Attempt,
     Blame,
+    Draft,
     Failed,
-    ModelName,
     Request,
     Steps,
     Surface,
@@ -66,8 +71,8 @@ class BestOf:
         "not_sampled",
     )
 
-    small: ModelName
-    """The model that is sampled."""
+    small: TargetName
+    """The model that is sampled; or a policy, such as one by which two models write an answer."""
     large: TargetName | None = None
     """Who answers where no sample is good enough; by default the best sample does."""
     stages: tuple[int, ...] = (4,)
@@ -118,7 +123,7 @@ class BestOf:
             return (yield from route(self.alone or self.large or self.small, request))
         drawn = Drawn([], [])
         for stage, total in enumerate(self.stages, start=1):
-            heard = yield from self._draw(request, drawn, total - len(drawn.samples))
+            heard = yield from self._draw(request, fleet, drawn, total - len(drawn.samples))
             if isinstance(heard, Failed):
                 if not drawn.samples:
                     return (yield from self._undrawn(request, heard))
@@ -132,12 +137,14 @@ class BestOf:
 
     # ------------------------------------------------------------------------------ drawing
 
-    def _draw(self, request: Request, drawn: Drawn, n: int) -> Phrase[Failed | None]:
+    def _draw(self, request: Request, fleet: Fleet, drawn: Drawn, n: int) -> Phrase[Failed | None]:
         """Add `n` samples to those that were drawn; fewer where a backend gives fewer."""
         if n < 1:
             return None
         changes = self._changes(request, len(drawn.samples), n)
         drawn.heated |= "temperature" in changes and request.body.get("temperature") is not None
+        if self.small not in fleet.models:
+            return (yield from self._draw_apart(request, drawn, n, changes))
         heard = yield from unseen(self.small, request, collect_all, changes)
         if isinstance(heard, Failed) and heard.fault.blame is Blame.CLIENT and changes:
             if drawn.samples:
@@ -149,6 +156,24 @@ class BestOf:
             return heard
         drawn.samples += heard[:n]
         return None
+
+    def _draw_apart(
+        self, request: Request, drawn: Drawn, n: int, changes: Mapping[str, Any]
+    ) -> Phrase[Failed | None]:
+        """The same of a policy, which is not asked for several answers at once but several times.
+
+        Those that fail are missing; it has failed where all have.
+        """
+        own = {name: value for name, value in changes.items() if name != "n"}
+        first = own.get("seed", request.body.get("seed"))
+        requests = []
+        for number in range(n):
+            seed = {"seed": first + number} if isinstance(first, int) else {}
+            requests.append((yield from compute(rewritten, request, {**own, **seed})))
+        heard = yield from together([overheard(self.small, asked) for asked in requests])
+        failed = [one for one in heard if isinstance(one, Failed)]
+        drawn.samples += [one[0] for one in heard if not isinstance(one, Failed)]
+        return failed[0] if len(failed) == n else None
 
     def _changes(self, request: Request, before: int, n: int) -> Mapping[str, Any]:
         """What a call for `n` samples asks for, after so many `before`.
@@ -214,9 +239,14 @@ class BestOf:
         if self.large is not None and not drawn.enough:
             return (yield from route(self.large, request))
         chosen = drawn.samples[drawn.best or 0]
-        others = {sample.attempt: None for sample in drawn.samples}
-        others.pop(chosen.attempt)
+        others = {one: None for sample in drawn.samples for one in _opened(sample)}
+        for own in _opened(chosen):
+            others.pop(own, None)
         return (yield from relay_one(chosen, tuple(others)))
+
+
+def _opened(sample: Draft) -> tuple[Attempt, ...]:
+    return sample.opened or (sample.attempt,)
 
 
 def _not_sampled(request: Request) -> Iterator[str]:
