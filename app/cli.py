@@ -121,6 +121,7 @@ def _measuring(commands: Commands) -> None:
         pair,
         retrieval,
         serving,
+        verifier,
     )
 
     benches = _group(commands, "bench", "measure the gateway, or policies on the embedded pair")
@@ -142,6 +143,8 @@ def _measuring(commands: Commands) -> None:
     serving.add_arguments(_command(benches, "serving", about, serving.main))
     about = "quality and cost of policies on the embedded pair"
     pair.add_arguments(_command(benches, "pair", about, pair.main))
+    about = "what a verifier's faults do to sampling, on the embedded pair"
+    verifier.add_arguments(_command(benches, "verifier", about, verifier.main))
 
 
 def _group(commands: Commands, name: str, about: str) -> Commands:
