@@ -14,30 +14,22 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from policies.duet.asked import offers_tools
-from policies.verdicts.checks import (
-    asking_logprobs,
-    mean_logprob,
-    refuse_no_schema,
-    schema_for,
-    schema_problem,
-)
-from policies.verdicts.grading import Grade, asking_top, graded, likelihood
-from policies.verdicts.votes import Majority, votes
+from policies.verdicts.checks import refuse_no_schema
+from policies.verdicts.grading import Grade
+from policies.verdicts.marking import ByGrade, ByLogprob, BySchema, ByVote, Drawn, Verifier
+from policies.verdicts.votes import Majority
 from router.fleet import Fleet
 from router.phrases import (
     Phrase,
     collect_all,
-    compute,
     note,
     relay_one,
     route,
-    together,
     unseen,
 )
 from router.steps import (
     UNCHANGED,
     Blame,
-    Draft,
     Failed,
     ModelName,
     Request,
@@ -59,24 +51,6 @@ ALONE = {
     "echo": "a sample would begin with the prompt",
 }
 """Fields with which there is nothing to choose among, and why."""
-
-
-@dataclass(slots=True)
-class Drawn:
-    """The samples of one request so far, each with its mark once it has one.
-
-    `best` is the place of the sample with the highest mark; None where no sample has any. `enough`
-    once that is what the policy wants. `heated` if they were drawn at a higher temperature than the
-    client asked for; `said` is the verifier's word, `why` what went wrong, if anything did.
-    """
-
-    samples: list[Draft]
-    marks: list[float | None]
-    best: int | None = None
-    enough: bool = False
-    said: str = ""
-    heated: bool = False
-    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +156,7 @@ class BestOf:
         A single first sample is drawn as the client has it. A seed moves on, since the same one
         would draw the same samples again.
         """
-        changes: dict[str, Any] = {}
-        if self.mean_logprob is not None or (self.majority and self.majority.sure is not None):
-            changes |= asking_logprobs(request)
+        changes = dict(self._verifier.asking(request))
         if before + n == 1:
             return changes or UNCHANGED
         body = request.body
@@ -206,14 +178,8 @@ class BestOf:
 
     def _judge(self, request: Request, fleet: Fleet, drawn: Drawn, total: int) -> Phrase[None]:
         """Mark the samples, of which there should be `total`, and find the best of them."""
-        if self.majority is not None:
-            yield from self._vote(self.majority, drawn, total)
-        elif self.json_schema is not None:
-            yield from self._fit(request, drawn)
-        elif self.grade is not None:
-            yield from self._grade(self.grade, request, fleet, drawn)
-        else:
-            drawn.marks = [mean_logprob(sample) for sample in drawn.samples]
+        verifier = self._verifier
+        yield from verifier.mark(drawn, request, fleet, total)
         known = [(mark, -at) for at, mark in enumerate(drawn.marks) if mark is not None]
         number = len(drawn.samples)
         size, marked = f"{number} sample{'s' * (number > 1)}", ""
@@ -222,43 +188,16 @@ class BestOf:
             bar = self.bar if self.mean_logprob is None else self.mean_logprob
             drawn.best, drawn.enough = -behind, mark >= bar
             marked = f" {mark:.2f}"
-        drawn.said = f"{self._verifier}{marked} of {size}"
+        drawn.said = f"{verifier.name}{marked} of {size}"
 
     @property
-    def _verifier(self) -> str:
-        names = ("majority", "json_schema", "grade", "mean_logprob")
-        return next(name for name in names if getattr(self, name) is not None)
-
-    def _vote(self, majority: Majority, drawn: Drawn, total: int) -> Phrase[None]:
-        """Marks are shares of the samples that were asked for, come or not; one alone has all or
-        nothing, by its log-probability.
-        """
-        counts = yield from compute(votes, drawn.samples, majority)
-        drawn.marks = [count / total if count else None for count in counts]
-        if total == 1:
-            told, bar = mean_logprob(drawn.samples[0]), majority.sure
-            if told is None or bar is None or not counts[0]:
-                drawn.marks = [None]
-            else:
-                drawn.marks = [float(told >= bar)]
-
-    def _fit(self, request: Request, drawn: Drawn) -> Phrase[None]:
-        schema = schema_for(self.json_schema, request)
-        for sample in drawn.samples[len(drawn.marks) :]:
-            problem = yield from compute(schema_problem, schema, sample.text)
-            drawn.marks.append(float(problem is None))
-
-    def _grade(self, grade: Grade, request: Request, fleet: Fleet, drawn: Drawn) -> Phrase[None]:
-        """Every new sample is graded, all at once; a grader that fails ends the sampling."""
-        asking = asking_top(fleet.models[grade.by].abilities.max_logprobs)
-        new = drawn.samples[len(drawn.marks) :]
-        verdicts = yield from together([graded(grade, request, one, asking) for one in new])
-        for verdict in verdicts:
-            if isinstance(verdict, Failed):
-                drawn.why = f"{grade.by} did not grade: {verdict.fault.summary}"
-                drawn.marks.append(None)
-            else:
-                drawn.marks.append(likelihood(grade, verdict))
+    def _verifier(self) -> Verifier:
+        """The one that is set."""
+        if self.majority is not None:
+            return ByVote(self.majority)
+        if self.json_schema is not None:
+            return BySchema(self.json_schema)
+        return ByLogprob() if self.grade is None else ByGrade(self.grade)
 
     # ------------------------------------------------------------------------------ the end
 

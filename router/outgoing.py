@@ -26,8 +26,12 @@ ANSWERED_IN = {
 NOTHING: frozenset[str] = frozenset()
 
 
-def outgoing(step: Open, pool: Pool, traced: Mapping[str, str] | None = None) -> Outgoing:
-    """The call that `step` makes to a backend of `pool`; `traced` says which span it belongs to."""
+def outgoing(
+    step: Open, pool: Pool, traced: Mapping[str, str] | None = None, path: str = ""
+) -> Outgoing:
+    """The call that `step` makes to a backend of `pool`; `traced` says which span it belongs to,
+    `path` where it goes, if not where its surface says.
+    """
     request = step.request
     changes: dict[str, Any] = {**step.changes, "model": pool.settings.served_as or pool.name}
     if request.stream and request.surface in OPENAI_STREAMS:
@@ -39,7 +43,7 @@ def outgoing(step: Open, pool: Pool, traced: Mapping[str, str] | None = None) ->
     if request.surface is not Surface.COUNT_TOKENS:  # which caches nothing
         changes |= salted(request, pool)
     return Outgoing(
-        path=f"/v1/{request.surface.value}",
+        path=path or f"/v1/{request.surface.value}",
         body=splice(request.raw, request.body, changes),
         headers=headers(request, pool, traced),
         surface=request.surface,

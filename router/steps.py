@@ -25,7 +25,16 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    TypeAlias,
+    runtime_checkable,
+)
 
 from router.faults import Blame, Fault
 from router.request import Request, Surface, Usage
@@ -36,8 +45,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Alternative", "Attempt", "Blame", "Close", "Compute", "Delta", "Draft", "Embed", "Emit",
     "Ended", "Event", "Failed", "Fault", "Finished", "ModelName", "Next", "Note", "Open", "Parse",
-    "Parsed", "Particular", "Policy", "Relay", "Render", "Request", "Route", "Spell", "Step",
-    "Steps", "Surface", "TargetName", "TimedOut", "Token", "Usage", "UNCHANGED", "Vectors",
+    "Parsed", "Particular", "Policy", "Relay", "Render", "Request", "Route", "Score", "ScoreApi",
+    "Scorer", "Scores", "Spell", "Step", "Steps", "Surface", "TargetName", "TimedOut", "Token",
+    "Usage", "UNCHANGED", "Vectors",
 ]  # fmt: skip
 
 ModelName = Annotated[str, "model"]
@@ -48,6 +58,12 @@ TargetName = Annotated[str, "target"]
 
 Vectors: TypeAlias = tuple[tuple[float, ...], ...]
 """Embeddings, one a text."""
+
+Scores: TypeAlias = tuple[float, ...]
+"""What a reward model says, one finite number a text; more is better."""
+
+ScoreApi: TypeAlias = Literal["score", "classify", "pooling"]
+"""The ways in which servers tell scores, as vLLM calls them."""
 
 UNCHANGED: Mapping[str, Any] = MappingProxyType({})
 """No change to the request's body: the client's own bytes travel, except for the model's name."""
@@ -181,6 +197,40 @@ class Embed:
 
 
 @dataclass(frozen=True, slots=True)
+class Scorer:
+    """How a served reward model is asked, and which of its numbers is the score.
+
+    `score` sends the question and all texts in one call, and the server makes a pair of each;
+    `classify` and `pooling` send a chat of two messages per text. Of several numbers the score is
+    that of `label` (from the end if negative), at the last token that has any. `logits` are what
+    the server knows before it squashes them to probabilities. Unless texts are `whole`, they are
+    beginnings of answers, and a chat template puts nothing after them.
+    """
+
+    api: ScoreApi = "score"
+    label: int = -1
+    logits: bool = False
+    whole: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What `model` thinks of these answers to what was `asked`. Reply: `Scores`, or `Failed`.
+
+    Texts may be whole answers or beginnings of them, and are scored side by side. Each call is an
+    attempt that is counted; the client sees none of them. It may take `share` of the time that is
+    left: somebody has yet to answer.
+    """
+
+    model: str
+    request: Request
+    asked: str
+    texts: tuple[str, ...]
+    by: Scorer = Scorer()
+    share: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
 class Parse:
     """Read a whole chat answer as `model`'s backend reads its own. Reply: `Parsed`, or `Failed`.
 
@@ -225,8 +275,9 @@ class Note:
 
 
 Step: TypeAlias = (
-    Open | Next | Relay | Emit | Close | Compute | Render | Spell | Parse | Embed | Route | Note
-)
+    Open | Next | Relay | Emit | Close | Compute | Render | Spell | Parse | Embed | Score | Route
+    | Note
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ the events

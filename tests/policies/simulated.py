@@ -38,6 +38,7 @@ from router.steps import (
     Render,
     Request,
     Route,
+    Score,
     Spell,
     Step,
     TimedOut,
@@ -53,7 +54,7 @@ MOST_RETRIES = 3
 """Spares that a pool offers in one conversation: pools and retry budgets are finite."""
 TEXTS = ("7", "It is ", '{"answer": 7}', "yes", "no", "", "naïve 🚲\n")
 FAULTS = (Blame.CLIENT, Blame.BUSY, Blame.BACKEND, Blame.GATEWAY)
-STEPS = (Open, Next, Relay, Emit, Close, Compute, Render, Spell, Parse, Embed, Route, Note)
+STEPS = (Open, Next, Relay, Emit, Close, Compute, Render, Spell, Parse, Embed, Score, Route, Note)
 BACKENDS = ("a:1", "b:1", "c:1")
 PROMPT = (1, 2, 3)
 """The token ids that every prompt is rendered to."""
@@ -147,15 +148,18 @@ class Conversation:
                 assert step.reason in type(self.policy).reasons, f"{step.reason} was not declared"
             case Compute():
                 return step.function(*step.arguments)
-            case Render() | Spell() | Parse() | Embed():
+            case Render() | Spell() | Parse() | Embed() | Score():
                 return self._failure(Attempt(-98, step.model, "")) or self._told(step)
         return None
 
-    def _told(self, step: Render | Spell | Parse | Embed) -> Any:
+    def _told(self, step: Render | Spell | Parse | Embed | Score) -> Any:
         match step:
             case Embed():
                 assert step.texts, "it asks where nothing lies"
                 return tuple((1.0, 0.5) for _ in step.texts)
+            case Score():
+                assert step.texts, "it asks what nothing is worth"
+                return tuple(self.rng.uniform(-2, 2) for _ in step.texts)
             case Render():
                 return PROMPT
             case Spell():
