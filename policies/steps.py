@@ -23,7 +23,7 @@ from typing import ClassVar, Literal
 from policies.duet.asked import asked_as_text
 from policies.duet.handoff import Handoff
 from policies.duet.pen import Pen
-from policies.duet.sheet import Border, Piece, Sheet
+from policies.duet.sheet import Border, Piece, Sheet, refuse_no_border
 from router.fleet import Fleet
 from router.phrases import Phrase, close, draft, note, route
 from router.steps import (
@@ -101,12 +101,7 @@ class Stepwise:
             raise ValueError("large: must be another model than small")
         if not self.threshold >= 0:
             raise ValueError("threshold: an entropy is at least 0 nats")
-        if not self.separator or self.separator.endswith(" "):
-            raise ValueError(
-                "separator: must end in a character that a token ends with, not a space"
-            )
-        if self.longest < 1:
-            raise ValueError("longest: at least 1 token")
+        refuse_no_border(self.separator, self.longest)
         if self.final == "":
             raise ValueError("final: must not be empty")
 

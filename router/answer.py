@@ -156,7 +156,7 @@ class Answer:
             await self._sink.send(b"", True)
 
     async def _end_composed(self, composer: Composer, finished: Finished) -> None:
-        usage = self._ledger.delivered(monotonic())
+        usage = self._ledger.counted(monotonic())
         if self._ledger.request.stream:
             last = composer.end(finished, usage, show_usage=self.shows_usage)
             await self.pass_on(last + sse.DONE)

@@ -68,6 +68,7 @@ class Attempts:
     ledger: Ledger
     _live: dict[int, Live] = field(default_factory=dict)
     _unplaced: dict[int, Failed] = field(default_factory=dict)
+    _heard: set[int] = field(default_factory=set)
     _admission: Admission | None = None
 
     def pool(self, model: str) -> Pool:
@@ -228,6 +229,8 @@ class Attempts:
         live = self._live.get(attempt.number)
         if live and live.call.complete:
             await live.call.finish()
+        if live and live.call.tally.first_byte is not None:
+            self._heard.add(attempt.number)
         self.drop(attempt.number, None)
 
     async def finish(self) -> None:
@@ -242,11 +245,20 @@ class Attempts:
                 live.waiting.exception()  # looked at, lest asyncio complain that nobody did
             live.call.close(None if live.call.complete else blame or Blame.GONE)
 
-    def emits(self, live: Live, tokens: int) -> None:
-        """A policy passes the call on piece by piece, now so many tokens."""
+    def emits(self, attempt: Attempt, tokens: int) -> None:
+        """A policy passes on what it heard of this attempt, now so many tokens.
+
+        Raises `PolicyError` if there is nothing that it could have heard.
+        """
+        live = None if attempt.number in self._heard else self.known(attempt)
+        if isinstance(live, Failed):
+            raise PolicyError("an attempt that failed has nothing to be emitted")
         if self._admission:
-            self._admission.written(live.call.place)
-        live.call.emits(tokens)
+            self._admission.written(live.call.place if live else None)
+        if live:
+            live.call.emits(tokens)
+        else:
+            self.ledger.tallies[attempt.number].emits(tokens)
 
     def close_all(self, blame: Blame | None) -> None:
         """Close every call that is still open."""

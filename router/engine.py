@@ -258,12 +258,13 @@ class Drive:
             before = monotonic()
 
     async def _emit(self, step: Emit) -> None:
-        live = self._attempts.known(step.attempt)
-        if isinstance(live, Failed) or self.ledger.request.surface not in OPENAI_STREAMS:
-            raise PolicyError("only an open attempt of a chat or a completion can be emitted from")
+        if self.ledger.request.surface not in OPENAI_STREAMS:
+            raise PolicyError("only into a chat or a completion can be emitted")
         if self.answer.committed and not self.answer.composer:
             raise PolicyError("the answer was relayed: nothing can be emitted into it")
-        self._attempts.emits(live, len(step.tokens))
+        self._attempts.emits(step.attempt, len(step.tokens))
+        if step.drawn:
+            self.ledger.drawn = tuple({drawn.number for drawn in step.drawn})
         if self.answer.composer is None:
             self.answer.composer = Composer(self.ledger.request, int(self.shared.wall()))
         if part := self.answer.composer.emit(step):

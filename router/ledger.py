@@ -51,6 +51,12 @@ class Tally:
     held: int = 0
     emitted: int | None = None
 
+    def emits(self, tokens: int) -> None:
+        """So many more of its tokens are passed to the client."""
+        self.answer = True
+        if tokens:
+            self.emitted = (self.emitted or 0) + tokens
+
     @property
     def cost(self) -> float:
         """USD, as far as the backend has stated what it did."""
@@ -94,7 +100,8 @@ class Ledger:
     the gateway only waited for a backend to speak or for the client to read. `prompt` counts the
     prompt's tokens once a policy has sent it as token ids. `reason` and `detail` are what was said
     last, `before` what those said who had handed the request on; `cited` what the answer is made
-    from, `sent` the share of the client's prompt that this leaves; `queued` the waits for a place.
+    from, `sent` the share of the client's prompt that this leaves; `queued` the waits for a place;
+    `drawn` numbers the attempts that a policy chose the answer from, if the client is to be told.
     """
 
     request: Request
@@ -117,6 +124,7 @@ class Ledger:
     tallies: list[Tally] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     queued: list[Queued] = field(default_factory=list)
+    drawn: tuple[int, ...] = ()
 
     def attempts(self, now: float) -> tuple[AttemptEnded, ...]:
         """All attempts as they stand."""
@@ -131,6 +139,13 @@ class Ledger:
         """The tokens of the answer, its prompt counted once."""
         known = delivered(self.attempts(now))
         return known if self.prompt is None else replace(known, prompt=self.prompt)
+
+    def counted(self, now: float) -> Usage:
+        """The usage that the client is told: the answer's, and what was drawn for it beside."""
+        usage = self.delivered(now)
+        drawn = (self.tallies[number].told(now, self.began).usage for number in self.drawn)
+        spent = sum(known.completion for known in drawn if known)
+        return replace(usage, completion=max(usage.completion, spent))
 
     def baseline_cost(self, now: float) -> float:
         """USD that the same answer would have cost on the baseline model alone, which would have

@@ -136,7 +136,10 @@ class Emit:
 
     `tokens` are those that the text is made of, for log-probabilities and for who wrote what; a
     token whose character is not complete yet may come with no text. `finish` ends the choice.
-    `message` is a whole message in place of text: what `Parse` has found in it.
+    `message` is a whole message in place of text: what `Parse` has found in it. An attempt of which
+    something was heard may have been closed meanwhile: what a policy chooses late is still that
+    attempt's. The usage that the client is told then counts all tokens of the attempts that were
+    `drawn` for this answer, those that nobody sees included, and the prompt once.
     """
 
     attempt: Attempt
@@ -145,6 +148,7 @@ class Emit:
     choice: int = 0
     finish: Finished | None = None
     message: Mapping[str, Any] | None = None
+    drawn: tuple[Attempt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
