@@ -43,6 +43,8 @@ from router.steps import (
     TargetName,
 )
 
+LEAST = 3
+"""Of two particles one alone is half, and half are never too few to go on with."""
 MOST = 16
 """Particles of one request, as many as samples of `best_of`."""
 MOST_CALLS = 512
@@ -129,8 +131,8 @@ class ParticleFilter:
     def _wrong(self) -> Iterator[str]:
         if self.grade is None:
             yield "grade: name a model that grades what there is so far"
-        if not 2 <= self.particles <= MOST:
-            yield f"particles: from 2 to {MOST}"
+        if not LEAST <= self.particles <= MOST:
+            yield f"particles: from {LEAST} to {MOST}"
         if self.most_steps < 1:
             yield "most_steps: at least 1"
         if (calls := self.particles * (self.most_steps + 1)) > MOST_CALLS:

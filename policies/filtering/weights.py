@@ -18,6 +18,9 @@ SUREST = 1e-6
 LEAST_EFFECTIVE = 0.5
 """The share of the particles that must be effective, or they are resampled."""
 
+HIGHEST = 1 - 2.0**-32
+"""The highest draw that stays below the next whole number when a count is added to it."""
+
 
 def weights_of(marks: Sequence[float], softness: float = 1.0) -> list[float]:
     """Of marks from 0 to 1; they sum to 1. The higher the softness, the more alike they are."""
@@ -38,7 +41,7 @@ def survivors(weights: Sequence[float], draw: float) -> list[int]:
 
     `draw` is uniform in [0, 1). A weight w of n gets either the whole part of n*w or one copy more.
     """
-    number = len(weights)
+    number, draw = len(weights), min(draw, HIGHEST)
     reached = list(accumulate(weights))
     reached[-1] = math.inf  # rounding must not leave the last point without a particle
     at, chosen = 0, list[int]()
