@@ -43,10 +43,13 @@ def test_the_cuts_make_no_difference(text: str, cuts: list[int], stops: bool) ->
     edges = [0, *sorted(cut for cut in cuts if cut <= len(text)), len(text)]
     pieces = [text[a:b] for a, b in pairwise(edges) if a < b]
     whole, cut = (grown(start(asked), parts, asked) for parts in ([text] if text else [], pieces))
-    assert (cut.text, cut.shown) == (whole.text, whole.shown)
+    assert cut.shown == whole.shown
     assert (cut.finished, cut.stale) == (whole.finished, whole.stale)
+    if whole.finished:  # what stands behind a stop string is nobody's business
+        return
+    assert cut.text == whole.text
     again, later = (grown(one, ["\n\n7\n\nOver"], asked, TWO) for one in (whole, cut))
-    assert (later.text, later.shown) == (again.text, again.shown)
+    assert later.shown == again.shown
 
 
 def test_white_space_that_a_template_stripped_is_not_written_twice() -> None:
