@@ -16,7 +16,16 @@ from typing import Any, ClassVar, Literal
 from policies.duet.asked import offers_tools
 from policies.verdicts.checks import refuse_no_schema
 from policies.verdicts.grading import Grade
-from policies.verdicts.marking import ByGrade, ByLogprob, BySchema, ByVote, Drawn, Verifier
+from policies.verdicts.marking import (
+    ByGrade,
+    ByLogprob,
+    BySchema,
+    ByScore,
+    ByVote,
+    Drawn,
+    Verifier,
+)
+from policies.verdicts.scoring import Scoring, unscored
 from policies.verdicts.votes import Majority
 from router.fleet import Fleet
 from router.phrases import (
@@ -75,13 +84,15 @@ class BestOf:
     them is good enough."""
     bar: float = 0.7
     """What is good enough: the share of the samples with one answer (`majority`), or how probable
-    it is that the grader accepts (`grade`); 0 to 1."""
+    it is that the grader accepts (`grade`), 0 to 1; or a score of the reward model's (`score`)."""
     majority: Majority | None = None
     """Choose the answer that most samples come to."""
     json_schema: Mapping[str, Any] | Literal["request"] | None = None
     """Choose the first sample that is JSON of this schema; `request` takes that of the request."""
     grade: Grade | None = None
     """Choose the sample that this model likes best."""
+    score: Scoring | None = None
+    """Choose the sample that this reward model scores highest."""
     mean_logprob: float | None = None
     """Choose the sample with the highest mean natural log-probability per token; good enough from
     this one upwards."""
@@ -91,9 +102,9 @@ class BestOf:
     """Who answers what is not sampled; default: the large model, or without one the small one."""
 
     def __post_init__(self) -> None:
-        verifiers = (self.majority, self.json_schema, self.grade, self.mean_logprob)
+        verifiers = (self.majority, self.json_schema, self.grade, self.score, self.mean_logprob)
         if sum(verifier is not None for verifier in verifiers) != 1:
-            raise ValueError("set exactly one of majority, json_schema, grade, mean_logprob")
+            raise ValueError("set exactly one of majority, json_schema, grade, score, mean_logprob")
         if list(self.stages) != sorted(set(self.stages)) or not self.stages:
             raise ValueError("stages: numbers of samples that grow, such as 1, 4, 8")
         if not 1 <= self.stages[0] <= self.stages[-1] <= MOST:
@@ -103,13 +114,18 @@ class BestOf:
                 "stages: one sample always agrees with itself; begin with more, or set "
                 "majority.sure"
             )
-        if not 0 < self.bar <= 1:
+        unbound = self.score is not None and self.score.scale == "raw"
+        if not (unbound or 0 < self.bar <= 1):
             raise ValueError("bar: above 0, and at most 1")
         if self.mean_logprob is not None and not self.mean_logprob <= 0:
             raise ValueError("mean_logprob: the logarithm of a probability is at most 0")
         if not 0 < self.temperature <= 2:
             raise ValueError("temperature: above 0, where samples would be equal, and at most 2")
         refuse_no_schema(self.json_schema)
+
+    def misfit(self, fleet: Fleet) -> str | None:
+        """Whether the reward model's servers are known not to tell scores so."""
+        return None if self.score is None else unscored(self.score, fleet)
 
     def route(self, request: Request, fleet: Fleet) -> Steps:
         """Relay one of the samples, or the large model's answer."""
@@ -197,6 +213,8 @@ class BestOf:
             return ByVote(self.majority)
         if self.json_schema is not None:
             return BySchema(self.json_schema)
+        if self.score is not None:
+            return ByScore(self.score)
         return ByLogprob() if self.grade is None else ByGrade(self.grade)
 
     # ------------------------------------------------------------------------------ the end

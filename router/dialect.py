@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from router.faults import Blame, Fault
-from router.steps import Alternative, Surface, Token, Usage
+from router.steps import Alternative, ScoreApi, Surface, Token, Usage
 
 Json = Mapping[str, Any]
 
@@ -24,6 +24,13 @@ STREAMING = frozenset({Surface.CHAT, Surface.COMPLETIONS, Surface.RESPONSES, Sur
 
 OPENAI_STREAMS = frozenset({Surface.CHAT, Surface.COMPLETIONS})
 """Streams that end in `[DONE]` and carry usage in a chunk of its own when asked to."""
+
+SCORED_AT: Mapping[ScoreApi, str] = {
+    "score": "/v1/score",
+    "classify": "/classify",
+    "pooling": "/pooling",
+}
+"""Where servers tell scores. vLLM also has /score, which its --api-key does not guard."""
 
 _USAGE = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}]++|\{[^{}]*+\})*+\})')
 """Nothing in it goes back on what it has read: a long answer without a brace would else cost 140

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from router.steps import Surface
+from router.steps import ScoreApi, Surface
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,8 @@ class Abilities:
     `token_ids` whether it takes and returns token ids; `tokenizer` how it splits the probe's sample
     text, equal for equal tokenizers; `derender` whether it reads tool calls and reasoning out of
     tokens that others wrote; `gate` the token on which a rule inside its engine stops a request;
-    `salts` whether it keeps the prefixes of requests with another `cache_salt` apart.
+    `salts` whether it keeps the prefixes of requests with another `cache_salt` apart; `scores` by
+    which APIs it tells scores.
     """
 
     version: str | None = None
@@ -44,6 +45,7 @@ class Abilities:
     derender: bool | None = None
     gate: int | None = None
     salts: bool | None = None
+    scores: frozenset[ScoreApi] | None = None
 
     @property
     def fingerprint(self) -> str | None:

@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from router.attempts import Attempts, Live
+from router.dialect import SCORED_AT
 from router.faults import FaultError
 from router.refusals import no_scores
 from router.steps import (
@@ -29,21 +30,14 @@ from router.steps import (
     Next,
     Open,
     Score,
-    ScoreApi,
     Scores,
     Surface,
     TimedOut,
 )
 from router.upstream import broken
 
-__all__ = ["PATHS", "bodies", "numbers", "scored"]
+__all__ = ["bodies", "numbers", "scored"]
 
-PATHS: Mapping[ScoreApi, str] = {
-    "score": "/v1/score",
-    "classify": "/classify",
-    "pooling": "/pooling",
-}
-"""Where each API is. vLLM also has /score, which its --api-key does not guard."""
 MISSING = 404
 Json = Mapping[str, Any]
 
@@ -69,7 +63,7 @@ def bodies(step: Score) -> Sequence[Json]:
 
 def numbers(step: Score, said: bytes) -> Scores:
     """The scores in one answer, in the order of its texts. Raises `FaultError`."""
-    path, wanted = PATHS[step.by.api], len(step.texts) if step.by.api == "score" else 1
+    path, wanted = SCORED_AT[step.by.api], len(step.texts) if step.by.api == "score" else 1
     try:
         rows = orjson.loads(said)["data"]
         found = {row.get("index", at): row for at, row in enumerate(rows)}
@@ -105,7 +99,7 @@ def _number(row: Json, step: Score) -> float:
 
 async def scored(step: Score, attempts: Attempts, until: float) -> Scores | Failed:
     """The scores of all texts; they may begin to come until then (monotonic)."""
-    path = PATHS[step.by.api]
+    path = SCORED_AT[step.by.api]
     asks = [
         Open(step.model, step.request.asking(body, Surface.SCORE), UNCHANGED, share=step.share)
         for body in (bodies(step) if step.texts else ())
