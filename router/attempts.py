@@ -246,9 +246,10 @@ class Attempts:
         """A policy passes it on piece by piece, now so many tokens: also what it said before it
         was closed or broke.
         """
-        if live := self._live.get(attempt.number):
-            if self._admission:
-                self._admission.written(live.call.place)
+        live = self._live.get(attempt.number)
+        if self._admission:
+            self._admission.written(live.call.place if live else None)
+        if live:
             live.call.emits(tokens)
             return
         known = 0 <= attempt.number < len(self.ledger.tallies)

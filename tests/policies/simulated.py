@@ -96,6 +96,11 @@ class Known:
     raced: bool = False
 
     @property
+    def heard(self) -> bool:
+        """Whether something of it can be passed on late, when it may be closed."""
+        return not isinstance(self.ended, Failed) and (self.said > 0 or self.ended is not None)
+
+    @property
     def running(self) -> bool:
         return self.ended is None and not self.closed
 
@@ -208,7 +213,8 @@ class Conversation:
     def _emit(self, step: Emit) -> None:
         assert self._given is None, "it emits into an answer that was relayed"
         assert step.attempt.backend, "it emits from an attempt that found no backend"
-        assert self._alive(step.attempt), "it emits from an attempt that is over"
+        heard = self._known[step.attempt].heard
+        assert heard or self._alive(step.attempt), "it emits from an attempt that is over"
         assert step.choice not in self._finished, "it emits into a choice that has ended"
         assert step.choice < (self.asked.body.get("n") or 1), "nobody asked for this choice"
         self._known[step.attempt].emitted = True
