@@ -165,8 +165,7 @@ def _params(
 
 def _price(name: str, column: str, config: Config | None) -> Price | None:
     if config is not None and name in config.models:
-        price = config.models[name].price
-        return Price(price.input, price.output)
+        return config.models[name].charge
     return facts(column).price
 
 

@@ -118,7 +118,8 @@ class Attempts:
         sending = outgoing(step, pool, trace.headers(span) if trace else None, path)
         tally = Tally(step.model, backend.name, monotonic(), pool.price, len(sending.body))
         tally.surface, tally.span = sending.surface, span
-        tally.prompt = sending.prompt
+        tally.prompt, tally.choices = sending.prompt, sending.choices
+        tally.idealised = pool.idealised
         tally.held = step.held if backend.name == step.prefer else 0
         if self.ledger.prompt is None:
             self.ledger.prompt = sending.prompt
