@@ -14,32 +14,29 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from policies.duet.asked import offers_tools
-from policies.verdicts.checks import (
-    asking_logprobs,
-    mean_logprob,
-    refuse_no_schema,
-    schema_for,
-    schema_problem,
-)
-from policies.verdicts.grading import Grade, asking_top, graded, likelihood
-from policies.verdicts.votes import Majority, votes
+from policies.verdicts.checks import refuse_no_schema
+from policies.verdicts.grading import Grade
+from policies.verdicts.marking import ByGrade, ByLogprob, BySchema, ByVote, Drawn, Verifier
+from policies.verdicts.votes import Majority
 from router.fleet import Fleet
+from router.overheard import overheard
 from router.phrases import (
     Phrase,
     collect_all,
     compute,
     note,
     relay_one,
+    rewritten,
     route,
     together,
     unseen,
 )
 from router.steps import (
     UNCHANGED,
+    Attempt,
     Blame,
     Draft,
     Failed,
-    ModelName,
     Request,
     Steps,
     Surface,
@@ -61,24 +58,6 @@ ALONE = {
 """Fields with which there is nothing to choose among, and why."""
 
 
-@dataclass(slots=True)
-class Drawn:
-    """The samples of one request so far, each with its mark once it has one.
-
-    `best` is the place of the sample with the highest mark; None where no sample has any. `enough`
-    once that is what the policy wants. `heated` if they were drawn at a higher temperature than the
-    client asked for; `said` is the verifier's word, `why` what went wrong, if anything did.
-    """
-
-    samples: list[Draft]
-    marks: list[float | None]
-    best: int | None = None
-    enough: bool = False
-    said: str = ""
-    heated: bool = False
-    why: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class BestOf:
     """Several samples of the small model, and a verifier that chooses among them."""
@@ -92,8 +71,8 @@ class BestOf:
         "not_sampled",
     )
 
-    small: ModelName
-    """The model that is sampled."""
+    small: TargetName
+    """The model that is sampled; or a policy, such as one by which two models write an answer."""
     large: TargetName | None = None
     """Who answers where no sample is good enough; by default the best sample does."""
     stages: tuple[int, ...] = (4,)
@@ -144,7 +123,7 @@ class BestOf:
             return (yield from route(self.alone or self.large or self.small, request))
         drawn = Drawn([], [])
         for stage, total in enumerate(self.stages, start=1):
-            heard = yield from self._draw(request, drawn, total - len(drawn.samples))
+            heard = yield from self._draw(request, fleet, drawn, total - len(drawn.samples))
             if isinstance(heard, Failed):
                 if not drawn.samples:
                     return (yield from self._undrawn(request, heard))
@@ -158,12 +137,14 @@ class BestOf:
 
     # ------------------------------------------------------------------------------ drawing
 
-    def _draw(self, request: Request, drawn: Drawn, n: int) -> Phrase[Failed | None]:
+    def _draw(self, request: Request, fleet: Fleet, drawn: Drawn, n: int) -> Phrase[Failed | None]:
         """Add `n` samples to those that were drawn; fewer where a backend gives fewer."""
         if n < 1:
             return None
         changes = self._changes(request, len(drawn.samples), n)
         drawn.heated |= "temperature" in changes and request.body.get("temperature") is not None
+        if self.small not in fleet.models:
+            return (yield from self._draw_apart(request, drawn, n, changes))
         heard = yield from unseen(self.small, request, collect_all, changes)
         if isinstance(heard, Failed) and heard.fault.blame is Blame.CLIENT and changes:
             if drawn.samples:
@@ -176,15 +157,31 @@ class BestOf:
         drawn.samples += heard[:n]
         return None
 
+    def _draw_apart(
+        self, request: Request, drawn: Drawn, n: int, changes: Mapping[str, Any]
+    ) -> Phrase[Failed | None]:
+        """The same of a policy, which is not asked for several answers at once but several times.
+
+        Those that fail are missing; it has failed where all have.
+        """
+        own = {name: value for name, value in changes.items() if name != "n"}
+        first = own.get("seed", request.body.get("seed"))
+        requests = []
+        for number in range(n):
+            seed = {"seed": first + number} if isinstance(first, int) else {}
+            requests.append((yield from compute(rewritten, request, {**own, **seed})))
+        heard = yield from together([overheard(self.small, asked) for asked in requests])
+        failed = [one for one in heard if isinstance(one, Failed)]
+        drawn.samples += [one[0] for one in heard if not isinstance(one, Failed)]
+        return failed[0] if len(failed) == n else None
+
     def _changes(self, request: Request, before: int, n: int) -> Mapping[str, Any]:
         """What a call for `n` samples asks for, after so many `before`.
 
         A single first sample is drawn as the client has it. A seed moves on, since the same one
         would draw the same samples again.
         """
-        changes: dict[str, Any] = {}
-        if self.mean_logprob is not None or (self.majority and self.majority.sure is not None):
-            changes |= asking_logprobs(request)
+        changes = dict(self._verifier.asking(request))
         if before + n == 1:
             return changes or UNCHANGED
         body = request.body
@@ -206,14 +203,8 @@ class BestOf:
 
     def _judge(self, request: Request, fleet: Fleet, drawn: Drawn, total: int) -> Phrase[None]:
         """Mark the samples, of which there should be `total`, and find the best of them."""
-        if self.majority is not None:
-            yield from self._vote(self.majority, drawn, total)
-        elif self.json_schema is not None:
-            yield from self._fit(request, drawn)
-        elif self.grade is not None:
-            yield from self._grade(self.grade, request, fleet, drawn)
-        else:
-            drawn.marks = [mean_logprob(sample) for sample in drawn.samples]
+        verifier = self._verifier
+        yield from verifier.mark(drawn, request, fleet, total)
         known = [(mark, -at) for at, mark in enumerate(drawn.marks) if mark is not None]
         number = len(drawn.samples)
         size, marked = f"{number} sample{'s' * (number > 1)}", ""
@@ -222,43 +213,16 @@ class BestOf:
             bar = self.bar if self.mean_logprob is None else self.mean_logprob
             drawn.best, drawn.enough = -behind, mark >= bar
             marked = f" {mark:.2f}"
-        drawn.said = f"{self._verifier}{marked} of {size}"
+        drawn.said = f"{verifier.name}{marked} of {size}"
 
     @property
-    def _verifier(self) -> str:
-        names = ("majority", "json_schema", "grade", "mean_logprob")
-        return next(name for name in names if getattr(self, name) is not None)
-
-    def _vote(self, majority: Majority, drawn: Drawn, total: int) -> Phrase[None]:
-        """Marks are shares of the samples that were asked for, come or not; one alone has all or
-        nothing, by its log-probability.
-        """
-        counts = yield from compute(votes, drawn.samples, majority)
-        drawn.marks = [count / total if count else None for count in counts]
-        if total == 1:
-            told, bar = mean_logprob(drawn.samples[0]), majority.sure
-            if told is None or bar is None or not counts[0]:
-                drawn.marks = [None]
-            else:
-                drawn.marks = [float(told >= bar)]
-
-    def _fit(self, request: Request, drawn: Drawn) -> Phrase[None]:
-        schema = schema_for(self.json_schema, request)
-        for sample in drawn.samples[len(drawn.marks) :]:
-            problem = yield from compute(schema_problem, schema, sample.text)
-            drawn.marks.append(float(problem is None))
-
-    def _grade(self, grade: Grade, request: Request, fleet: Fleet, drawn: Drawn) -> Phrase[None]:
-        """Every new sample is graded, all at once; a grader that fails ends the sampling."""
-        asking = asking_top(fleet.models[grade.by].abilities.max_logprobs)
-        new = drawn.samples[len(drawn.marks) :]
-        verdicts = yield from together([graded(grade, request, one, asking) for one in new])
-        for verdict in verdicts:
-            if isinstance(verdict, Failed):
-                drawn.why = f"{grade.by} did not grade: {verdict.fault.summary}"
-                drawn.marks.append(None)
-            else:
-                drawn.marks.append(likelihood(grade, verdict))
+    def _verifier(self) -> Verifier:
+        """The one that is set."""
+        if self.majority is not None:
+            return ByVote(self.majority)
+        if self.json_schema is not None:
+            return BySchema(self.json_schema)
+        return ByLogprob() if self.grade is None else ByGrade(self.grade)
 
     # ------------------------------------------------------------------------------ the end
 
@@ -275,9 +239,14 @@ class BestOf:
         if self.large is not None and not drawn.enough:
             return (yield from route(self.large, request))
         chosen = drawn.samples[drawn.best or 0]
-        others = {sample.attempt: None for sample in drawn.samples}
-        others.pop(chosen.attempt)
+        others = {one: None for sample in drawn.samples for one in _opened(sample)}
+        for own in _opened(chosen):
+            others.pop(own, None)
         return (yield from relay_one(chosen, tuple(others)))
+
+
+def _opened(sample: Draft) -> tuple[Attempt, ...]:
+    return sample.opened or (sample.attempt,)
 
 
 def _not_sampled(request: Request) -> Iterator[str]:

@@ -243,9 +243,8 @@ class Call:
 
     def emits(self, tokens: int) -> None:
         """A policy passes it on piece by piece, now so many tokens: it will not be relayed."""
-        self.emitting = self.tally.answer = True
-        if tokens:
-            self.tally.emitted = (self.tally.emitted or 0) + tokens
+        self.emitting = True
+        self.tally.emits(tokens)
         self.held.clear()
         self._held_bytes = 0
 

@@ -51,6 +51,12 @@ class Tally:
     held: int = 0
     emitted: int | None = None
 
+    def emits(self, tokens: int) -> None:
+        """So many more of its tokens are the client's."""
+        self.answer = True
+        if tokens:
+            self.emitted = (self.emitted or 0) + tokens
+
     @property
     def cost(self) -> float:
         """USD, as far as the backend has stated what it did."""
@@ -84,6 +90,10 @@ def told(reason: str, detail: str) -> str:
     return f"{reason}; {detail}" if detail else reason
 
 
+def _began(span: tuple[str, float, float]) -> float:
+    return span[1]
+
+
 def _completed(tally: Tally) -> int:
     return tally.usage.completion if tally.usage else 0
 
@@ -94,7 +104,9 @@ class Ledger:
     the gateway only waited for a backend to speak or for the client to read. `prompt` counts the
     prompt's tokens once a policy has sent it as token ids. `reason` and `detail` are what was said
     last, `before` what those said who had handed the request on; `cited` what the answer is made
-    from, `sent` the share of the client's prompt that this leaves; `queued` the waits for a place.
+    from, `sent` the share of the client's prompt that this leaves; `queued` the waits for a place;
+    `beside` numbers the attempts all of whose tokens the client's usage counts; `asked` says which
+    models were asked something that is no attempt, from when to when.
     """
 
     request: Request
@@ -117,6 +129,8 @@ class Ledger:
     tallies: list[Tally] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     queued: list[Queued] = field(default_factory=list)
+    beside: set[int] = field(default_factory=set)
+    asked: list[tuple[str, float, float]] = field(default_factory=list)
 
     def attempts(self, now: float) -> tuple[AttemptEnded, ...]:
         """All attempts as they stand."""
@@ -132,12 +146,34 @@ class Ledger:
         known = delivered(self.attempts(now))
         return known if self.prompt is None else replace(known, prompt=self.prompt)
 
+    def counted(self, now: float) -> Usage:
+        """What the client's usage says of a composed answer: its tokens, and those thrown away of
+        the attempts `beside`.
+        """
+        told, more = self.attempts(now), 0
+        for number in self.beside:
+            usage = told[number].usage
+            more += max(usage.completion - told[number].written, 0) if usage else 0
+        known = self.delivered(now)
+        return replace(known, completion=known.completion + more)
+
     def baseline_cost(self, now: float) -> float:
         """USD that the same answer would have cost on the baseline model alone, which would have
         been sent the client's whole prompt.
         """
         usage = self.delivered(now)
         return cost(replace(usage, prompt=round(usage.prompt / self.sent)), self.baseline)
+
+    def waits(self, now: float) -> dict[str, float]:
+        """Seconds in which something of each model was waited for; at the same time counts once."""
+        spans = [(t.model, t.began, t.ended or now) for t in self.tallies]
+        waits: dict[str, float] = {}
+        until: dict[str, float] = {}
+        for model, began, ended in sorted([*spans, *self.asked], key=_began):
+            fresh = max(ended - max(began, until.get(model, began)), 0.0)
+            waits[model] = waits.get(model, 0.0) + fresh
+            until[model] = max(ended, until.get(model, ended))
+        return waits
 
     @property
     def said(self) -> tuple[str, ...]:

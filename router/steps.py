@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from router.fleet import Fleet
 
 __all__ = [
-    "Alternative", "Attempt", "Blame", "Close", "Compute", "Delta", "Draft", "Embed", "Emit",
-    "Ended", "Event", "Failed", "Fault", "Finished", "ModelName", "Next", "Note", "Open", "Parse",
-    "Parsed", "Particular", "Policy", "Relay", "Render", "Request", "Route", "Spell", "Step",
-    "Steps", "Surface", "TargetName", "TimedOut", "Token", "Usage", "UNCHANGED", "Vectors",
+    "Alternative", "Attempt", "Begin", "Blame", "Close", "Compute", "Delta", "Draft", "Embed",
+    "Emit", "Ended", "Event", "Failed", "Fault", "Finished", "ModelName", "Next", "Note", "Open",
+    "Parse", "Parsed", "Particular", "Policy", "Relay", "Render", "Request", "Route", "Spell",
+    "Step", "Steps", "Surface", "TargetName", "TimedOut", "Token", "Usage", "UNCHANGED", "Vectors",
 ]  # fmt: skip
 
 ModelName = Annotated[str, "model"]
@@ -119,8 +119,10 @@ class Emit:
     """Write `text` into the client's answer, in the name of the attempt's model. Reply: None.
 
     `tokens` are those that the text is made of, for log-probabilities and for who wrote what; a
-    token whose character is not complete yet may come with no text. `finish` ends the choice.
-    `message` is a whole message in place of text: what `Parse` has found in it.
+    token whose character is not complete yet may come with no text. `finish` ends the choice. The
+    attempt may have been closed or have broken since it was heard.
+    `message` is a whole message in place of text: what `Parse` has found in it. The usage that the
+    client is told counts everything that the attempts `beside` have generated, too.
     """
 
     attempt: Attempt
@@ -129,6 +131,7 @@ class Emit:
     choice: int = 0
     finish: Finished | None = None
     message: Mapping[str, Any] | None = None
+    beside: tuple[Attempt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +212,18 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Begin:
+    """The steps of another policy or model, for this policy to perform. Reply: `Steps`.
+
+    What they would give the client is this policy's to keep or to give; it must close them.
+    `router.overheard` is the phrase for it.
+    """
+
+    target: str
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Say why: `reason` is one of the policy's `reasons`, `detail` is for people. Reply: None.
 
@@ -225,7 +240,19 @@ class Note:
 
 
 Step: TypeAlias = (
-    Open | Next | Relay | Emit | Close | Compute | Render | Spell | Parse | Embed | Route | Note
+    Open
+    | Next
+    | Relay
+    | Emit
+    | Close
+    | Compute
+    | Render
+    | Spell
+    | Parse
+    | Embed
+    | Route
+    | Begin
+    | Note
 )
 
 
@@ -306,13 +333,19 @@ class Parsed:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A whole answer that the client has not seen: one choice's, with how that finished."""
+    """A whole answer that the client has not seen: one choice's, with how that finished.
+
+    Where a policy wrote it piece by piece, these are `emits`, and `attempt` is the first writer.
+    `opened` are all attempts that a policy has opened on its way to this draft.
+    """
 
     attempt: Attempt
     text: str
     tokens: tuple[Token, ...]
     finished: Finished
     choice: int = 0
+    emits: tuple[Emit, ...] = ()
+    opened: tuple[Attempt, ...] = ()
 
 
 class Policy(Protocol):
