@@ -16,7 +16,7 @@ import json
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,16 @@ class Calibrated:
     def totals(self) -> tuple[int, ...]:
         """How many samples there are in all after each stage."""
         return tuple(stage.samples for stage in self.stages)
+
+    def first(self, stages: int) -> Calibrated:
+        """As if it had been fitted for so many stages only."""
+        if stages == len(self.stages):
+            return self
+        *kept, last = self.stages[:stages]
+        cells = tuple(
+            tuple(replace(cell, next=(), next_tokens=0.0) for cell in row) for row in last.cells
+        )
+        return replace(self, stages=(*kept, replace(last, cells=cells)))
 
     def stranger(self, small: str, large: str | None, verifier: Mapping[str, Any]) -> str | None:
         """Why it says nothing about these models or this verifier; None if it does."""

@@ -22,7 +22,6 @@ from enum import StrEnum
 from policies.verdicts.calibrated import Calibrated, Cell, Judging, Stage
 from router.fleet import Fleet, ModelView, Price
 
-
 FREE = Price()
 """Of a verifier that asks no model."""
 

@@ -84,13 +84,13 @@ def line_of(origin: Origin, row: Row) -> dict[str, Any]:
     return {**asdict(row), "origin": asdict(origin)}
 
 
-def read_rows(file: Path) -> Rows:
-    """All rows of the file. Raises SamplesError with the line."""
+def read_rows(file: Path, most: int | None = None) -> Rows:
+    """The first `most` rows of the file. Raises SamplesError with the line."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SamplesError(f"cannot read {file}: {error}") from error
-    return rows_of([*_objects(file, lines)], str(file))
+    return rows_of([*_objects(file, lines)][:most], str(file))
 
 
 def _objects(file: Path, lines: Sequence[str]) -> Iterator[dict[str, Any]]:
