@@ -79,7 +79,7 @@ def _serving(commands: Commands) -> None:
 
 
 def _learning(commands: Commands) -> None:
-    from app import calibrate, train, train_context, train_experts
+    from app import calibrate, calibrate_samples, train, train_context, train_experts
 
     about = "learn what a policy needs, from running models or from rows"
     trains = _group(commands, "train", about)
@@ -95,6 +95,8 @@ def _learning(commands: Commands) -> None:
     for kind in calibrate.USES:
         about = f"the threshold of `use: {calibrate.USES[kind]}` for a share or a quality"
         calibrate.add_arguments(_command(calibrates, kind, about, calibrate.main), kind)
+    about = "how many samples of `use: best_of` are worth their price"
+    calibrate_samples.add_arguments(_command(calibrates, "best-of", about, calibrate_samples.main))
 
 
 def _judging(commands: Commands) -> None:
