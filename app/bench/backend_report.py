@@ -13,7 +13,7 @@ from app.bench.backend_fit import TERMS, Term, Timed
 from app.bench.backend_measure import Found
 from app.bench.figures import machine
 
-__all__ = ["Priced", "as_json", "as_text", "block", "coefficients"]
+__all__ = ["Priced", "as_json", "as_text", "as_tree", "block", "coefficients", "summary"]
 
 UNITS = {
     "call": "s",
@@ -73,7 +73,7 @@ def as_text(found: Found, priced: Priced) -> str:
 def _errors(found: Found) -> str:
     worst = max(found.errors)
     return (
-        f"on these, not used in the fit: median error {found.median_error:.1%}, worst {worst:.1%}"
+        f"median error on lengths not used in the fit {found.median_error:.1%}, worst {worst:.1%}"
     )
 
 
@@ -95,13 +95,23 @@ def _held_out(found: Found) -> Iterator[str]:
         yield f"{one.prompt:>8}{one.completion:>8}{one.median:>12.4g}{told:>12.4g}{error:>+8.1%}"
 
 
+def summary(found: Found) -> str:
+    """One line: what a model takes alone, and how well that is known."""
+    said = ", ".join(f"{name} {value:g}" for name, value in coefficients(found).items())
+    return f"{found.model} alone, in seconds: {said}; {_errors(found)}"
+
+
 def as_json(found: Found, priced: Priced) -> str:
     """The report for programs."""
-    tree = {
-        "machine": machine(),
+    whole = {"machine": machine(), **as_tree(found), **asdict(priced)}
+    return json.dumps({**whole, "yaml": block(found, priced)}, indent=2)
+
+
+def as_tree(found: Found) -> dict[str, Any]:
+    """All figures, as plain values."""
+    return {
         "model": found.model,
         "idealised": coefficients(found),
-        **asdict(priced),
         "terms": {name: asdict(term) for name, term in found.fitted.terms.items()},
         "context_left_out": _maybe(found.fitted.left_out),
         "median_error": found.median_error,
@@ -109,9 +119,7 @@ def as_json(found: Found, priced: Priced) -> str:
         "fitted": [_told(one, found) for one in found.used],
         "held_out": [_told(one, found) for one in found.kept],
         "warnings": found.warnings,
-        "yaml": block(found, priced),
     }
-    return json.dumps(tree, indent=2)
 
 
 def _maybe(term: Term | None) -> Mapping[str, float] | None:

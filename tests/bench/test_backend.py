@@ -235,7 +235,7 @@ def test_the_block_is_what_the_configuration_takes() -> None:
 
 def test_the_report_tells_errors_on_lengths_that_were_not_fitted() -> None:
     text = as_text(FOUND, Priced())
-    assert f"median error {FOUND.median_error:.1%}" in text
+    assert f"not used in the fit {FOUND.median_error:.1%}" in text
     assert "none: the interval, 0 to 1e-06, holds 0" in text
     assert text.endswith(block(FOUND, Priced()))
     tree = json.loads(as_json(FOUND, Priced()))
