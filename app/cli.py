@@ -114,6 +114,7 @@ def _judging(commands: Commands) -> None:
 
 def _measuring(commands: Commands) -> None:
     from app.bench import (
+        backend,
         context,
         embedder,
         experts,
@@ -141,6 +142,8 @@ def _measuring(commands: Commands) -> None:
     retrieval.add_arguments(_command(benches, "retrieval", about, retrieval.main))
     about = "what hand-offs between models cost"
     handoffs.add_arguments(_command(benches, "handoffs", about, handoffs.main))
+    about = "how long an idle server takes, by lengths: a model's idealised runtime"
+    backend.add_arguments(_command(benches, "backend", about, backend.main))
     about = "tokens/s of a policy and of its large model"
     serving.add_arguments(_command(benches, "serving", about, serving.main))
     about = "quality and cost of policies on the embedded pair"
