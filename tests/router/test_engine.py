@@ -511,7 +511,7 @@ async def test_what_was_heard_can_be_emitted_once_its_call_is_closed(asked: Requ
             assert isinstance(event, Delta)
             yield Close(attempt)
             heard.append(event)
-        first, _, last = heard
+        first, last = heard[0], heard[2]
         yield Emit(first.attempt, first.text, (Token(first.text),))
         drawn = tuple(event.attempt for event in heard)
         end = Finished(last.attempt, "stop")
