@@ -1,10 +1,10 @@
 """Particles: several beginnings of one answer, of which after each step those that look good go on.
 
 Particle filtering for inference-time scaling (arXiv 2502.01618). The small model writes a step of
-every particle, a grader marks what there is so far, and particles are copied and dropped by their
-marks before the next step. Best of N spends as much on an answer that went wrong in its first line
-as on one that did not; this takes the step instead to copy what went well. By chance, and not by
-rank: a grader has its faults too, and what it takes for second best may be right.
+every particle, a grader or a reward model marks what there is so far, and particles are copied and
+dropped by their marks before the next step. Best of N spends as much on an answer that went wrong
+in its first line as on one that did not; here that is spent on copies of what went well. By chance,
+not by rank: a grader has its faults too, and what it takes for second best may be right.
 
 The answer is one particle, written to the client once it is chosen. What ends a step, how a text is
 continued and how answers become weights is in `policies.duet` and `policies.filtering`.
@@ -30,6 +30,7 @@ from policies.filtering.particle import Particle, given
 from policies.filtering.weights import LEAST_EFFECTIVE, effective, survivors, weights_of
 from policies.gate.chance import uniform
 from policies.verdicts.grading import StepGrade
+from policies.verdicts.scoring import Scoring, unscored
 from policies.verdicts.votes import Majority, answer_of
 from router.fleet import Fleet
 from router.phrases import Phrase, compute, note, route
@@ -98,6 +99,8 @@ class ParticleFilter:
     """The model that is sampled."""
     grade: StepGrade | None = None
     """Mark what there is after each step by another model's verdict in one token."""
+    score: Scoring | None = None
+    """Mark it by a served reward model's score, from 0 to 1."""
     large: TargetName | None = None
     """Who answers where no particle is good enough; by default the best particle does."""
     particles: int = 4
@@ -129,8 +132,8 @@ class ParticleFilter:
         refuse_no_border(self.separator, self.longest)
 
     def _wrong(self) -> Iterator[str]:
-        if self.grade is None:
-            yield "grade: name a model that grades what there is so far"
+        if (self.grade is None) == (self.score is None):
+            yield "set exactly one of grade, score"
         if not LEAST <= self.particles <= MOST:
             yield f"particles: from {LEAST} to {MOST}"
         if self.most_steps < 1:
@@ -148,6 +151,10 @@ class ParticleFilter:
             yield "softness: above 0"
         if not 0 < self.temperature <= 2:
             yield "temperature: above 0, where particles would be equal, and at most 2"
+
+    def misfit(self, fleet: Fleet) -> str | None:
+        """Whether the reward model's servers are known not to tell scores so."""
+        return None if self.score is None else unscored(self.score, fleet)
 
     def route(self, request: Request, fleet: Fleet) -> Steps:
         """Write one of the particles, or give the large model's answer."""
@@ -190,9 +197,10 @@ class ParticleFilter:
 
     def _mark(self, request: Request, fleet: Fleet, cloud: Cloud) -> Phrase[None]:
         """New marks for all particles, unless whoever gives them has failed before."""
-        if self.grade is None or cloud.why:
+        by = self.grade or self.score
+        if by is None or cloud.why:
             return
-        cloud.particles, why = yield from marked(self.grade, request, fleet, cloud.particles)
+        cloud.particles, why = yield from marked(by, request, fleet, cloud.particles)
         if why:
             cloud.why = f"{why} in step {cloud.steps}"
 
@@ -257,7 +265,7 @@ class ParticleFilter:
 
     def _said(self, request: Request, cloud: Cloud, chosen: Chosen) -> str:
         """The detail, for people."""
-        by = "grade" if self.majority is None else "majority"
+        by = "majority" if self.majority else "grade" if self.grade else "score"
         mark = "" if chosen.mark is None else f" {chosen.mark:.2f}"
         asked = request.body.get("temperature")
         heated = asked is not None and "temperature" in cloud.drawing.changes

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 
 from policies.particles import MOST, ParticleFilter
 from policies.verdicts.grading import StepGrade
+from policies.verdicts.scoring import Scoring
 from policies.verdicts.votes import Majority
 from router.faults import Blame
+from router.fleet import Abilities, Fleet
 from router.steps import (
     Alternative,
     Attempt,
@@ -34,6 +37,7 @@ from router.steps import (
     Render,
     Request,
     Route,
+    Score,
     Spell,
     Step,
     Surface,
@@ -50,11 +54,17 @@ EXAMPLES: tuple[dict[str, Any], ...] = (
     {**GRADED, "majority": {"pattern": "[0-9]"}, "most_steps": 1, "alone": "small"},
     {**GRADED, "handoff": "prompt", "separator": "7", "particles": 5, "bar": 0.2, "longest": 3},
 )
+SCORED = {"small": "small", "score": {"by": "other", "scale": "sigmoid"}}
+EXAMPLES += (
+    {**SCORED, "large": "large", "separator": "\n"},
+    {**SCORED, "majority": {}, "longest": 2, "most_steps": 3},
+)
 NONSENSE: tuple[dict[str, Any], ...] = (
     PAIR,
     {"grade": {"by": "large"}},
     {**GRADED, "grade": {"by": "large", "prompt": "Well?"}},
     {**GRADED, "grade": {"by": "large", "accept": []}},
+    {**GRADED, **SCORED},
     {**GRADED, "particles": 2},
     {**GRADED, "particles": MOST + 1},
     {**GRADED, "most_steps": 0},
@@ -102,6 +112,7 @@ class World:
     rng: random.Random = field(default_factory=lambda: random.Random(1))
     calls: list[dict[str, Any]] = field(default_factory=list)
     judged: list[str] = field(default_factory=list)
+    scored: list[tuple[tuple[str, ...], bool]] = field(default_factory=list)
     shown: str = ""
     tokens: list[Token] = field(default_factory=list)
     finish: Finished | None = None
@@ -128,7 +139,7 @@ class World:
         """What every call of the small model went on from, and for how many."""
         return [(_so_far(body), body.get("n", 1)) for body in self.calls]
 
-    def _reply(self, step: Step) -> Any:  # noqa: PLR0911  # a reply per kind of step
+    def _reply(self, step: Step) -> Any:  # noqa: C901, PLR0911  # a reply per kind of step
         match step:
             case Open():
                 return self._open(step)
@@ -149,6 +160,12 @@ class World:
                 return Finished(Attempt(-1, step.target, "r:1"), "stop")
             case Compute():
                 return step.function(*step.arguments)
+            case Score():
+                self.scored.append((step.texts, step.by.whole))
+                marks = [self.judges(text) for text in step.texts]
+                if None in marks:
+                    return Failed(Attempt(-1, step.model, "a:1"), broken())
+                return tuple(math.log(mark / (1 - mark)) for mark in marks if mark)
             case Render():
                 return (1, 2, 3)
             case Spell():
@@ -492,6 +509,43 @@ def test_other_surfaces_are_not_sampled() -> None:
     world = World(one_of(GOOD))
     world.run(policy(), request(Surface.RESPONSES, body={"input": "?"}))
     assert world.routed == "small"
+
+
+# -------------------------------------------------------------------------------- a reward model
+
+SCORES = Scoring(by="judge", scale="sigmoid")
+
+
+def test_a_reward_model_is_shown_beginnings_and_whole_answers_apart() -> None:
+    world = World(one_of(GOOD, "It is 6"), lambda text: 0.9 if text == GOOD else 0.5)
+    world.run(policy(grade=None, score=SCORES))
+    assert world.scored == [
+        (("a = 3\n",), False),
+        (("It is 6",), True),
+        (("a = 3\nb = 4\n",), False),
+        ((GOOD,), True),
+    ]
+    assert world.shown == GOOD
+    assert world.note
+    assert world.note.reason == "sure"
+    assert world.note.detail.startswith("score 0.90 of 3 particles")
+
+
+def test_a_reward_model_that_fails_leaves_the_best_so_far() -> None:
+    world = World(one_of(GOOD, BAD), lambda text: likes(text) if text.count("\n") < 2 else None)
+    world.run(policy(grade=None, score=SCORES, softness=9, large="large"))
+    assert world.shown == GOOD
+    assert world.note
+    assert world.note.reason == "no_verdict"
+    assert world.note.detail.endswith("judge did not score: backend broke it in step 2")
+
+
+def test_a_server_that_is_known_to_tell_no_scores_is_refused() -> None:
+    able = replace(fleet("judge").models["judge"], abilities=Abilities(scores=frozenset()))
+    known = Fleet(MappingProxyType({**fleet("small").models, "judge": able}))
+    assert "judge does not serve score" in str(policy(grade=None, score=SCORES).misfit(known))
+    assert policy(grade=None, score=SCORES).misfit(fleet("small", "judge")) is None
+    assert policy().misfit(known) is None
 
 
 # ------------------------------------------------------------------------------------ what fails
