@@ -10,7 +10,7 @@ import pytest
 
 from app import embedded
 from app.bench.backend_measure import Found
-from app.bench.pair_lineup import BASELINES, USUAL, frontier, lineup
+from app.bench.pair_lineup import BASELINES, LEARNED, USUAL, frontier, lineup
 from app.bench.pair_measure import Plan, measure
 from app.bench.pair_rows import Row, related, row, table, wilson
 from app.bench.processes import BenchError
