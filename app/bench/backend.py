@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import os
 import sys
 from pathlib import Path
@@ -34,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rounds = "of all pairs of lengths (default: %(default)s)"
     add("--repetitions", type=count, default=5, metavar="N", help=rounds)
     limit = "end after so long, but for the first repetition (default: %(default)g)"
-    add("--seconds", type=float, default=300.0, metavar="S", help=limit)
+    add("--seconds", type=_amount, default=300.0, metavar="S", help=limit)
     seed = "of prompts and their order (default: %(default)s)"
     add("--seed", type=int, default=0, metavar="S", help=seed)
     accelerators = "that the server takes, for the YAML (default: %(default)s)"
     add("--accelerators", type=count, default=1, metavar="N", help=accelerators)
     usd = "price of one accelerator, for the YAML"
-    add("--usd-per-hour", type=float, metavar="USD", help=usd)
+    add("--usd-per-hour", type=_amount, metavar="USD", help=usd)
     add("--plot", type=Path, metavar="FILE.png", help="draw seconds foretold over measured")
     add("--json", action="store_true", help="print everything as JSON")
 
@@ -92,6 +93,13 @@ def _plan(options: argparse.Namespace) -> Plan:
 def _fail(reason: str) -> int:
     print(f"tandem: {reason}", file=sys.stderr)
     return 1
+
+
+def _amount(text: str) -> float:
+    """An argument that is a number from 0 on."""
+    if not 0 <= (value := float(text)) < math.inf:
+        raise ValueError
+    return value
 
 
 def _lengths(text: str) -> tuple[int, ...]:

@@ -180,6 +180,8 @@ def test_what_is_wrong_is_one_line_and_a_status(capsys: pytest.CaptureFixture[st
     for wrong in ("0,5", "a", "5,5"):
         with pytest.raises(SystemExit):
             main(["bench", "backend", "http://h", "--prompts", wrong])
+    with pytest.raises(SystemExit):
+        main(["bench", "backend", "http://h", "--usd-per-hour", "-1"])
 
 
 # -------------------------------------------------------------------------------- what is warned
