@@ -156,6 +156,8 @@ class AbilitiesView(View):
     """The token on which a rule inside the engine stops a request; null without such a rule."""
     salts: bool | None
     """Whether it keeps the prefix caches of tenants apart (`cache_salt`)."""
+    scores: list[str] | None
+    """By which APIs it tells a reward model's scores: `score`, `classify`, `pooling`."""
 
 
 class SleepView(View):
@@ -286,6 +288,11 @@ def _backend_view(model: str, backend: Backend) -> BackendView:
         latency=backend.latency.value,
         sleep=_sleep_view(backend.rest) if backend.rest.managed else None,
         abilities=AbilitiesView(
-            **{**asdict(found), "surfaces": surfaces, "tokenizer": found.fingerprint}
+            **{
+                **asdict(found),
+                "surfaces": surfaces,
+                "scores": None if found.scores is None else sorted(found.scores),
+                "tokenizer": found.fingerprint,
+            }
         ),
     )

@@ -114,6 +114,7 @@ def _judging(commands: Commands) -> None:
 
 def _measuring(commands: Commands) -> None:
     from app.bench import (
+        backend,
         context,
         embedder,
         experts,
@@ -123,6 +124,7 @@ def _measuring(commands: Commands) -> None:
         pair,
         retrieval,
         serving,
+        verifier,
     )
 
     benches = _group(commands, "bench", "measure the gateway, or policies on the embedded pair")
@@ -140,10 +142,14 @@ def _measuring(commands: Commands) -> None:
     retrieval.add_arguments(_command(benches, "retrieval", about, retrieval.main))
     about = "what hand-offs between models cost"
     handoffs.add_arguments(_command(benches, "handoffs", about, handoffs.main))
+    about = "how long an idle server takes, by lengths: a model's idealised runtime"
+    backend.add_arguments(_command(benches, "backend", about, backend.main))
     about = "tokens/s of a policy and of its large model"
     serving.add_arguments(_command(benches, "serving", about, serving.main))
     about = "quality and cost of policies on the embedded pair"
     pair.add_arguments(_command(benches, "pair", about, pair.main))
+    about = "what a verifier's faults do to sampling, on the embedded pair"
+    verifier.add_arguments(_command(benches, "verifier", about, verifier.main))
 
 
 def _group(commands: Commands, name: str, about: str) -> Commands:

@@ -14,40 +14,40 @@ what it costs (arXiv 2408.03314).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from policies.duet.asked import offers_tools
 from policies.verdicts.calibrated import Calibrated, read_calibrated
 from policies.verdicts.checks import refuse_no_schema
+from policies.verdicts.drawing import Drawing, not_sampled
 from policies.verdicts.grading import Grade
-from policies.verdicts.marking import ByGrade, ByLogprob, BySchema, ByVote, Drawn, Verifier
+from policies.verdicts.marking import (
+    ByGrade,
+    ByLogprob,
+    BySchema,
+    ByScore,
+    ByVote,
+    Drawn,
+    Verifier,
+)
 from policies.verdicts.plan import Action, Plan, Prices, planned, prices_of
+from policies.verdicts.scoring import Scoring, unscored
 from policies.verdicts.votes import Majority, best_of
 from router.fleet import Fleet
-from router.overheard import overheard
 from router.phrases import (
     Phrase,
-    collect_all,
-    compute,
     note,
     relay_one,
-    rewritten,
     route,
-    together,
-    unseen,
 )
 from router.steps import (
-    UNCHANGED,
     Attempt,
-    Blame,
     Draft,
     Failed,
     Request,
     Steps,
-    Surface,
     TargetName,
 )
 
@@ -56,17 +56,6 @@ MOST = 16
 USUAL = (4,)
 MOST_PLANS = 16
 """Plans that are remembered: one for each state of the prices."""
-ASKS_OTHERWISE = {
-    "n": "the client wants several answers",
-    "best_of": "the client has the backend choose",
-}
-"""Fields that count answers, and what more than one of them means."""
-ALONE = {
-    "functions": "function calls are no text to compare",
-    "use_beam_search": "a beam search draws no samples",
-    "echo": "a sample would begin with the prompt",
-}
-"""Fields with which there is nothing to choose among, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +80,15 @@ class BestOf:
     them is good enough. Default: 4, or what `artifact` was fitted for."""
     bar: float = 0.7
     """What is good enough: the share of the samples with one answer (`majority`), or how probable
-    it is that the grader accepts (`grade`); 0 to 1."""
+    it is that the grader accepts (`grade`), 0 to 1; or a score of the reward model's (`score`)."""
     majority: Majority | None = None
     """Choose the answer that most samples come to."""
     json_schema: Mapping[str, Any] | Literal["request"] | None = None
     """Choose the first sample that is JSON of this schema; `request` takes that of the request."""
     grade: Grade | None = None
     """Choose the sample that this model likes best."""
+    score: Scoring | None = None
+    """Choose the sample that this reward model scores highest."""
     mean_logprob: float | None = None
     """Choose the sample with the highest mean natural log-probability per token; good enough from
     this one upwards."""
@@ -114,9 +105,9 @@ class BestOf:
     _plans: dict[Prices, Plan] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        verifiers = (self.majority, self.json_schema, self.grade, self.mean_logprob)
+        verifiers = (self.majority, self.json_schema, self.grade, self.score, self.mean_logprob)
         if sum(verifier is not None for verifier in verifiers) != 1:
-            raise ValueError("set exactly one of majority, json_schema, grade, mean_logprob")
+            raise ValueError("set exactly one of majority, json_schema, grade, score, mean_logprob")
         object.__setattr__(self, "_plans", {})
         object.__setattr__(self, "_calibrated", None)
         object.__setattr__(self, "_calibrated", self._read())
@@ -131,7 +122,8 @@ class BestOf:
                 "stages: one sample always agrees with itself; begin with more, or set "
                 "majority.sure"
             )
-        if not 0 < self.bar <= 1:
+        unbound = self.score is not None and self.score.scale == "raw"
+        if not (unbound or 0 < self.bar <= 1):
             raise ValueError("bar: above 0, and at most 1")
         if self.mean_logprob is not None and not self.mean_logprob <= 0:
             raise ValueError("mean_logprob: the logarithm of a probability is at most 0")
@@ -182,7 +174,11 @@ class BestOf:
         return by
 
     def misfit(self, fleet: Fleet) -> str | None:
-        """A plan weighs what answers cost, which is known of models only."""
+        """Whether the reward model's servers are known not to tell scores so; and a plan weighs
+        what answers cost, which is known of models only.
+        """
+        if self.score is not None and (why := unscored(self.score, fleet)):
+            return why
         if self._calibrated is None:
             return None
         for setting, name in (("small", self.small), ("large", self.large)):
@@ -192,12 +188,12 @@ class BestOf:
 
     def route(self, request: Request, fleet: Fleet) -> Steps:
         """Relay one of the samples, or the large model's answer."""
-        if why := next(_not_sampled(request), None):
+        if why := next(not_sampled(request), None):
             yield from note("not_sampled", why)
             return (yield from route(self.alone or self.large or self.small, request))
-        drawn = Drawn([], [])
+        drawn, drawing = Drawn([], []), Drawing(self.small, self.temperature, self.verifier)
         for stage, total in enumerate(self.totals, start=1):
-            heard = yield from self._draw(request, fleet, drawn, total - len(drawn.samples))
+            heard = yield from drawing.draw(request, fleet, drawn, total - len(drawn.samples))
             if isinstance(heard, Failed):
                 if not drawn.samples:
                     return (yield from self._undrawn(request, heard))
@@ -208,70 +204,6 @@ class BestOf:
             if drawn.enough or drawn.handed or drawn.why:
                 break
         return (yield from self._answer(request, drawn))
-
-    # ------------------------------------------------------------------------------ drawing
-
-    def _draw(self, request: Request, fleet: Fleet, drawn: Drawn, n: int) -> Phrase[Failed | None]:
-        """Add `n` samples to those that were drawn; fewer where a backend gives fewer."""
-        if n < 1:
-            return None
-        changes = self._changes(request, len(drawn.samples), n)
-        drawn.heated |= "temperature" in changes and request.body.get("temperature") is not None
-        if self.small not in fleet.models:
-            return (yield from self._draw_apart(request, drawn, n, changes))
-        heard = yield from unseen(self.small, request, collect_all, changes)
-        if isinstance(heard, Failed) and heard.fault.blame is Blame.CLIENT and changes:
-            if drawn.samples:
-                return heard
-            drawn.why = f"n={n} was refused: {heard.fault.summary}"
-            n, drawn.heated = 1, False
-            heard = yield from unseen(self.small, request, collect_all)
-        if isinstance(heard, Failed):
-            return heard
-        drawn.samples += heard[:n]
-        return None
-
-    def _draw_apart(
-        self, request: Request, drawn: Drawn, n: int, changes: Mapping[str, Any]
-    ) -> Phrase[Failed | None]:
-        """The same of a policy, which is not asked for several answers at once but several times.
-
-        Those that fail are missing; it has failed where all have.
-        """
-        own = {name: value for name, value in changes.items() if name != "n"}
-        first = own.get("seed", request.body.get("seed"))
-        requests = []
-        for number in range(n):
-            seed = {"seed": first + number} if isinstance(first, int) else {}
-            requests.append((yield from compute(rewritten, request, {**own, **seed})))
-        heard = yield from together([overheard(self.small, asked) for asked in requests])
-        failed = [one for one in heard if isinstance(one, Failed)]
-        drawn.samples += [one[0] for one in heard if not isinstance(one, Failed)]
-        return failed[0] if len(failed) == n else None
-
-    def _changes(self, request: Request, before: int, n: int) -> Mapping[str, Any]:
-        """What a call for `n` samples asks for, after so many `before`.
-
-        A single first sample is drawn as the client has it. A seed moves on, since the same one
-        would draw the same samples again.
-        """
-        changes = dict(self.verifier.asking(request))
-        if before + n == 1:
-            return changes or UNCHANGED
-        body = request.body
-        asked, seed = body.get("temperature"), body.get("seed")
-        if not isinstance(asked, int | float) or asked < self.temperature:
-            changes["temperature"] = self.temperature
-        if before and isinstance(seed, int):
-            changes["seed"] = seed + before
-        return {**changes, "n": n}
-
-    def _undrawn(self, request: Request, failed: Failed) -> Steps:
-        """No sample at all: somebody else answers, if that can help."""
-        if not failed.fault.elsewhere or self.large is None:
-            return failed
-        yield from note("draft_failed", failed.fault.summary)
-        return (yield from route(self.large, request))
 
     # ------------------------------------------------------------------------------ judging
 
@@ -316,6 +248,8 @@ class BestOf:
             return ByVote(self.majority, alone=self._alone)
         if self.json_schema is not None:
             return BySchema(self.json_schema)
+        if self.score is not None:
+            return ByScore(self.score)
         return ByLogprob() if self.grade is None else ByGrade(self.grade)
 
     @property
@@ -324,6 +258,13 @@ class BestOf:
         return self.artifact is not None and self.totals[0] == 1
 
     # ------------------------------------------------------------------------------ the end
+
+    def _undrawn(self, request: Request, failed: Failed) -> Steps:
+        """No sample at all: somebody else answers, if that can help."""
+        if not failed.fault.elsewhere or self.large is None:
+            return failed
+        yield from note("draft_failed", failed.fault.summary)
+        return (yield from route(self.large, request))
 
     def _answer(self, request: Request, drawn: Drawn) -> Steps:
         """The best sample if it is good enough, or if there is nobody else to ask."""
@@ -346,27 +287,3 @@ class BestOf:
 
 def _opened(sample: Draft) -> tuple[Attempt, ...]:
     return sample.opened or (sample.attempt,)
-
-
-def _not_sampled(request: Request) -> Iterator[str]:
-    """Why several answers to `request` cannot be compared, if they cannot."""
-    body = request.body
-    if request.surface not in (Surface.CHAT, Surface.COMPLETIONS):
-        yield f"{request.surface.value} gives one answer a call"
-    for name, why in ASKS_OTHERWISE.items():
-        if body.get(name) not in (None, 1):
-            yield f"{name}: {why}"
-    for name, why in ALONE.items():
-        if body.get(name):
-            yield f"{name}: {why}"
-    if offers_tools(body):
-        yield "tools: calls are no text to compare"
-    if body.get("top_k") == 1:
-        yield "top_k: samples would be equal"
-    if request.surface is Surface.COMPLETIONS and _several(body.get("prompt")):
-        yield "prompt: more than one"
-
-
-def _several(prompt: Any) -> bool:
-    """Whether this is a list of prompts; one of numbers is a single one, in token ids."""
-    return isinstance(prompt, list) and len(prompt) > 1 and isinstance(prompt[0], str | list)

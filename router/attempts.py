@@ -76,19 +76,22 @@ class Attempts:
             return pool
         raise PolicyError(f'there is no model named "{model}" to open')
 
-    async def open(self, step: Open, until: float) -> Attempt:
-        """Pick a backend and prepare the call, whose answer may begin until then (monotonic)."""
+    async def open(self, step: Open, until: float, path: str = "") -> Attempt:
+        """Pick a backend and prepare the call, whose answer may begin until then (monotonic).
+
+        `path` is where the call goes, if not where its surface says.
+        """
         pool = self.pool(step.model)
-        if not pool.serves(step.request.surface):
+        if not path and not pool.serves(step.request.surface):
             return self._unplace(step, not_served(step))
         if monotonic() >= until:
             return self._unplace(step, too_late())
         if pool.settings.queue is None:
-            return self._open(pool, step, until, None)
+            return self._open(pool, step, until, None, path)
         place = await self._admitted().place(pool, step, until)
         if isinstance(place, Fault):
             return self._unplace(step, place)
-        attempt = self._open(pool, step, until, place)
+        attempt = self._open(pool, step, until, place, path)
         if place and attempt.number < 0:
             place.return_unused()
         return attempt
@@ -99,7 +102,9 @@ class Attempts:
             self._admission = Admission(shared.alarms, self.ledger, shared.share())
         return self._admission
 
-    def _open(self, pool: Pool, step: Open, until: float, place: Place | None) -> Attempt:
+    def _open(
+        self, pool: Pool, step: Open, until: float, place: Place | None, path: str
+    ) -> Attempt:
         prompt = seen_by(step.request.salt, step.request.raw or self.ledger.request.raw)
         backend = pool.pick(prompt, step.avoid, self.shared.rng, step.prefer)
         if backend is None:
@@ -110,10 +115,11 @@ class Attempts:
         attempt = Attempt(number, step.model, backend.name)
         trace = self.ledger.trace
         span = trace.child(number, self.shared.rng) if trace else 0
-        sending = outgoing(step, pool, trace.headers(span) if trace else None)
+        sending = outgoing(step, pool, trace.headers(span) if trace else None, path)
         tally = Tally(step.model, backend.name, monotonic(), pool.price, len(sending.body))
         tally.surface, tally.span = sending.surface, span
-        tally.prompt = sending.prompt
+        tally.prompt, tally.choices = sending.prompt, sending.choices
+        tally.idealised = pool.idealised
         tally.held = step.held if backend.name == step.prefer else 0
         if self.ledger.prompt is None:
             self.ledger.prompt = sending.prompt
@@ -241,9 +247,10 @@ class Attempts:
         """A policy passes it on piece by piece, now so many tokens: also what it said before it
         was closed or broke.
         """
-        if live := self._live.get(attempt.number):
-            if self._admission:
-                self._admission.written(live.call.place)
+        live = self._live.get(attempt.number)
+        if self._admission:
+            self._admission.written(live.call.place if live else None)
+        if live:
             live.call.emits(tokens)
             return
         known = 0 <= attempt.number < len(self.ledger.tallies)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from router.faults import Blame, Fault
-from router.steps import Alternative, Surface, Token, Usage
+from router.steps import Alternative, ScoreApi, Surface, Token, Usage
 
 Json = Mapping[str, Any]
 
@@ -24,6 +24,13 @@ STREAMING = frozenset({Surface.CHAT, Surface.COMPLETIONS, Surface.RESPONSES, Sur
 
 OPENAI_STREAMS = frozenset({Surface.CHAT, Surface.COMPLETIONS})
 """Streams that end in `[DONE]` and carry usage in a chunk of its own when asked to."""
+
+SCORED_AT: Mapping[ScoreApi, str] = {
+    "score": "/v1/score",
+    "classify": "/classify",
+    "pooling": "/pooling",
+}
+"""Where servers tell scores. vLLM also has /score, which its --api-key does not guard."""
 
 _USAGE = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}]++|\{[^{}]*+\})*+\})')
 """Nothing in it goes back on what it has read: a long answer without a brace would else cost 140
@@ -81,6 +88,15 @@ def _count(stated: Json, *names: str) -> int:
         if isinstance(value := stated.get(name), int) and value >= 0:
             return int(value)
     return 0
+
+
+def counted_for(chunk: Json) -> tuple[int, int] | None:
+    """The only choice that this chunk is about, and how many tokens it says that one has so far."""
+    usage, choices = chunk.get("usage"), chunk.get("choices")
+    if not (isinstance(usage, dict) and isinstance(choices, list) and len(choices) == 1):
+        return None
+    index = _object(choices[0]).get("index", 0)
+    return (index, usage_of(usage).completion) if isinstance(index, int) else None
 
 
 def merge_usage(known: Usage | None, stated: Usage) -> Usage:

@@ -32,6 +32,7 @@ from router.patience import Patience
 from router.pool import Pool
 from router.refusals import PolicyError, broke, nowhere, too_late
 from router.runtime import Runtime
+from router.scoring import scored
 from router.steps import (
     Attempt,
     Begin,
@@ -50,6 +51,8 @@ from router.steps import (
     Render,
     Request,
     Route,
+    Score,
+    Scores,
     Spell,
     Step,
     Steps,
@@ -161,7 +164,7 @@ class Drive:
                 return self._begun(step.target, step.request)
             case Compute():
                 return await self._compute(step)
-            case Render() | Spell() | Parse() | Embed():
+            case Render() | Spell() | Parse() | Embed() | Score():
                 return await self._ask(step)
             case _:
                 self._no_step(step)
@@ -276,8 +279,10 @@ class Drive:
             self._spoke = now
             await self.answer.pass_on(part)
 
-    async def _ask(self, step: Question) -> Told | Failed:
+    async def _ask(self, step: Question | Score) -> Told | Scores | Failed:
         """What only a backend of the model knows: its template, its tokenizer, its parsers."""
+        if isinstance(step, Score):
+            return await scored(step, self._attempts, self._frames[-1].until)
         pool, tried, failed = self._attempts.pool(step.model), NONE, None
         before = monotonic()
         try:

@@ -17,6 +17,7 @@ from typing import Any
 from router.cost import cost, delivered
 from router.faults import Blame, Fault
 from router.fleet import Price
+from router.idealised import Ideal, Idealised, together
 from router.observe import AttemptEnded, Queued, RequestEnded
 from router.steps import Request, Surface, Usage
 from router.trace import Trace
@@ -30,8 +31,9 @@ class Tally:
     """One attempt so far. Times are monotonic, in seconds; `sent` counts the request's bytes,
     `pieces` the events of a stream. `prompt` counts the prompt's tokens where they were sent as
     such; of them `held` were in the backend's prefix cache by this request's own doing. `emitted`
-    counts the tokens that a policy passed to the client one by one; None if it did not. `span` is
-    its own in the request's trace, 0 if it has none.
+    counts the tokens that a policy passed to the client one by one; None if it did not. `choices`
+    is how many answers were asked for, `idealised` how long the model takes alone, if it is known.
+    `span` is its own in the request's trace, 0 if it has none.
     """
 
     model: str
@@ -50,6 +52,8 @@ class Tally:
     prompt: int | None = None
     held: int = 0
     emitted: int | None = None
+    choices: int = 1
+    idealised: Idealised | None = None
 
     def emits(self, tokens: int) -> None:
         """So many more of its tokens are the client's."""
@@ -60,7 +64,15 @@ class Tally:
     @property
     def cost(self) -> float:
         """USD, as far as the backend has stated what it did."""
-        return 0.0 if self.usage is None else cost(self.usage, self.price, self.held)
+        return 0.0 if self.usage is None else self._cost(self.usage)
+
+    def _cost(self, usage: Usage) -> float:
+        return cost(usage, self.price, self.held, self.choices)
+
+    def _ideal(self, usage: Usage | None) -> Ideal | None:
+        if usage is None or self.idealised is None:
+            return None
+        return self.idealised.ideal(usage, self.held, self.choices)
 
     def told(self, now: float, request_began: float) -> AttemptEnded:
         """The attempt as listeners see it."""
@@ -75,10 +87,12 @@ class Tally:
             first_byte=None if self.first_byte is None else self.first_byte - self.began,
             usage=usage,
             answer=self.answer,
-            cost=0.0 if usage is None else cost(usage, self.price, self.held),
+            cost=0.0 if usage is None else self._cost(usage),
             estimated=estimated,
             emitted=self.emitted,
             held=self.held,
+            choices=self.choices,
+            ideal=self._ideal(usage),
             surface=self.surface,
             began=self.began - request_began,
             span=self.span,
@@ -216,6 +230,7 @@ class Ledger:
             upstream=self.waited,
             gaps=tuple(self.gaps),
             cost=sum(attempt.cost for attempt in attempts),
+            ideal=together(one.ideal for one in attempts if one.usage is not None),
             baseline=self.baseline_cost(now),
             delivered=self.delivered(now),
             trace=self.trace,

@@ -26,8 +26,12 @@ ANSWERED_IN = {
 NOTHING: frozenset[str] = frozenset()
 
 
-def outgoing(step: Open, pool: Pool, traced: Mapping[str, str] | None = None) -> Outgoing:
-    """The call that `step` makes to a backend of `pool`; `traced` says which span it belongs to."""
+def outgoing(
+    step: Open, pool: Pool, traced: Mapping[str, str] | None = None, path: str = ""
+) -> Outgoing:
+    """The call that `step` makes to a backend of `pool`; `traced` says which span it belongs to,
+    `path` where it goes, if not where its surface says.
+    """
     request = step.request
     changes: dict[str, Any] = {**step.changes, "model": pool.settings.served_as or pool.name}
     if request.stream and request.surface in OPENAI_STREAMS:
@@ -39,12 +43,13 @@ def outgoing(step: Open, pool: Pool, traced: Mapping[str, str] | None = None) ->
     if request.surface is not Surface.COUNT_TOKENS:  # which caches nothing
         changes |= salted(request, pool)
     return Outgoing(
-        path=f"/v1/{request.surface.value}",
+        path=path or f"/v1/{request.surface.value}",
         body=splice(request.raw, request.body, changes),
         headers=headers(request, pool, traced),
         surface=request.surface,
         stream=request.stream,
         prompt=_tokens(changes.get("prompt", request.body.get("prompt"))),
+        choices=_choices(changes.get("n", request.body.get("n"))),
     )
 
 
@@ -61,6 +66,11 @@ def _tokens(prompt: Any) -> int | None:
     """How many tokens a prompt of token ids has."""
     ids = isinstance(prompt, list | tuple) and prompt and isinstance(prompt[0], int)
     return len(prompt) if ids else None
+
+
+def _choices(n: Any) -> int:
+    """How many answers are asked for; 1 where what stands there is no number of them."""
+    return n if isinstance(n, int) and n > 1 else 1
 
 
 def headers(

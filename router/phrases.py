@@ -34,6 +34,9 @@ from router.steps import (
     Render,
     Request,
     Route,
+    Score,
+    Scorer,
+    Scores,
     Spell,
     Step,
     Steps,
@@ -126,6 +129,14 @@ def embed(model: str, request: Request, texts: tuple[str, ...]) -> Phrase[Vector
     """The embeddings of these texts."""
     vectors: Vectors | Failed = yield Embed(model, request, texts)
     return vectors
+
+
+def score(
+    model: str, request: Request, asked: str, texts: tuple[str, ...], by: Scorer | None = None
+) -> Phrase[Scores | Failed]:
+    """What a reward model thinks of these answers to what was `asked`, whole ones or beginnings."""
+    scores: Scores | Failed = yield Score(model, request, asked, texts, by or Scorer())
+    return scores
 
 
 def parse(

@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import orjson
 
+from router.dialect import SCORED_AT
 from router.fleet import Abilities
-from router.steps import Surface
+from router.steps import ScoreApi, Surface
 from router.upstream import broken
 
 SAMPLE = (
@@ -97,6 +98,7 @@ async def probe(asked: Endpoint, served_as: str) -> Abilities:
         derender=_derender(paths),
         salts=await _salts(asked, served_as),
         gate=await _gate(asked, served_as, ids),
+        scores=_scores(paths),
     )
 
 
@@ -122,6 +124,12 @@ def _surfaces(openapi: Json | None) -> frozenset[Surface] | None:
     if not openapi or not isinstance(paths := openapi.get("paths"), dict):
         return None
     return frozenset(surface for surface in Surface if f"/v1/{surface.value}" in paths)
+
+
+def _scores(openapi: Json | None) -> frozenset[ScoreApi] | None:
+    if not openapi or not isinstance(paths := openapi.get("paths"), dict):
+        return None
+    return frozenset(api for api, path in SCORED_AT.items() if path in paths)
 
 
 def _ids(stated: Json | None) -> list[int] | None:

@@ -14,7 +14,7 @@ from router.faults import Blame, Fault
 from router.observe import Queued
 from router.pool import Pool
 from router.sleep_plan import NEVER
-from router.steps import Open
+from router.steps import Open, Score
 
 
 class PolicyError(Exception):
@@ -38,6 +38,15 @@ def nowhere(pool: Pool, avoid: frozenset[str]) -> Fault:
 def not_served(step: Open) -> Fault:
     """The model's backends do not have the API that the request came by."""
     message = f'the model "{step.model}" does not serve /v1/{step.request.surface.value}'
+    return Fault(Blame.CLIENT, message, 404, "unsupported_endpoint", "model", other_model=True)
+
+
+def no_scores(step: Score, path: str) -> Fault:
+    """A backend of the model does not have the API by which it was asked for scores."""
+    message = (
+        f'the model "{step.model}" has no {path} (404): a reward model tells scores there, served '
+        "with vLLM's --runner pooling"
+    )
     return Fault(Blame.CLIENT, message, 404, "unsupported_endpoint", "model", other_model=True)
 
 

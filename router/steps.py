@@ -17,7 +17,8 @@ Ten words, one meaning each:
     Policy       the generator and its settings
     Runtime      config, policies and artifacts, swapped as one (`router.runtime`)
 
-This file must stay free of behaviour: values only, so that it can be read in one sitting.
+This file must stay free of behaviour: values only, so that it can be read in one sitting. What can
+be asked of a model beside an answer stands in `router.questions`.
 """
 
 from __future__ import annotations
@@ -25,9 +26,29 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Protocol,
+    TypeAlias,
+    runtime_checkable,
+)
 
 from router.faults import Blame, Fault
+from router.questions import (
+    Embed,
+    Parse,
+    Parsed,
+    Render,
+    Score,
+    ScoreApi,
+    Scorer,
+    Scores,
+    Spell,
+    Vectors,
+)
 from router.request import Request, Surface, Usage
 
 if TYPE_CHECKING:
@@ -36,8 +57,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Alternative", "Attempt", "Begin", "Blame", "Close", "Compute", "Delta", "Draft", "Embed",
     "Emit", "Ended", "Event", "Failed", "Fault", "Finished", "ModelName", "Next", "Note", "Open",
-    "Parse", "Parsed", "Particular", "Policy", "Relay", "Render", "Request", "Route", "Spell",
-    "Step", "Steps", "Surface", "TargetName", "TimedOut", "Token", "Usage", "UNCHANGED", "Vectors",
+    "Parse", "Parsed", "Particular", "Policy", "Relay", "Render", "Request", "Route", "Score",
+    "ScoreApi", "Scorer", "Scores", "Spell", "Step", "Steps", "Surface", "TargetName", "TimedOut",
+    "Token", "Usage", "UNCHANGED", "Vectors",
 ]  # fmt: skip
 
 ModelName = Annotated[str, "model"]
@@ -45,9 +67,6 @@ ModelName = Annotated[str, "model"]
 
 TargetName = Annotated[str, "target"]
 """A policy field that names a model or another policy; dangling and cyclic ones are refused."""
-
-Vectors: TypeAlias = tuple[tuple[float, ...], ...]
-"""Embeddings, one a text."""
 
 UNCHANGED: Mapping[str, Any] = MappingProxyType({})
 """No change to the request's body: the client's own bytes travel, except for the model's name."""
@@ -150,55 +169,6 @@ class Compute:
 
 
 @dataclass(frozen=True, slots=True)
-class Render:
-    """Apply `model`'s chat template. Reply: the prompt's token ids, or `Failed`."""
-
-    model: str
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
-class Spell:
-    """The text of these tokens, as `model`'s backend spells them. Reply: a string, or `Failed`.
-
-    For seams between two models only, where a character may be split: elsewhere the backend's own
-    text is right, and free.
-    """
-
-    model: str
-    request: Request
-    tokens: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Embed:
-    """The embeddings of these texts, made by `model`. Reply: `Vectors`, or `Failed`.
-
-    It may take `share` of the time that is left: somebody has yet to answer.
-    """
-
-    model: str
-    request: Request
-    texts: tuple[str, ...]
-    share: float = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Parse:
-    """Read a whole chat answer as `model`'s backend reads its own. Reply: `Parsed`, or `Failed`.
-
-    Tool calls and reasoning are marked in the text as each model was taught to; only its backend
-    knows how. `tokens` are the answer's, `prompt` those before it, `reason` why it ended.
-    """
-
-    model: str
-    request: Request
-    prompt: tuple[int, ...]
-    tokens: tuple[int, ...]
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Route:
     """Hand the request to another policy or model. Reply: how that ended.
 
@@ -240,20 +210,9 @@ class Note:
 
 
 Step: TypeAlias = (
-    Open
-    | Next
-    | Relay
-    | Emit
-    | Close
-    | Compute
-    | Render
-    | Spell
-    | Parse
-    | Embed
-    | Route
-    | Begin
-    | Note
-)
+    Open | Next | Relay | Emit | Close | Compute | Render | Spell | Parse | Embed | Score | Route
+    | Begin | Note
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ the events
@@ -321,14 +280,6 @@ class TimedOut:
 Event: TypeAlias = Delta | Finished | Failed | TimedOut
 Ended: TypeAlias = Finished | Failed
 Steps: TypeAlias = Generator[Step, Any, Ended]
-
-
-@dataclass(frozen=True, slots=True)
-class Parsed:
-    """A message with its tool calls and its reasoning apart, and why it ended."""
-
-    message: Mapping[str, Any]
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from policies.verdicts.checks import (
     schema_problem,
 )
 from policies.verdicts.grading import Grade, asking_top, graded, likelihood
+from policies.verdicts.scoring import Scoring, scores_of
 from policies.verdicts.votes import Majority, votes
 from router.fleet import Fleet
 from router.phrases import Phrase, compute, together
@@ -146,6 +147,30 @@ class ByGrade:
                 drawn.marks.append(None)
             else:
                 drawn.marks.append(likelihood(self.grade, verdict))
+
+
+@dataclass(frozen=True, slots=True)
+class ByScore:
+    """What a served reward model says; 0 to 1 or not, as it is served."""
+
+    scoring: Scoring
+    name: str = "score"
+
+    def asking(self, request: Request) -> Mapping[str, Any]:
+        """Nothing but text."""
+        del request
+        return UNCHANGED
+
+    def mark(self, drawn: Drawn, request: Request, fleet: Fleet, total: int) -> Phrase[None]:
+        """Every new sample is scored, by one step."""
+        del fleet, total
+        new = drawn.unmarked
+        told = yield from scores_of(self.scoring, request, tuple(one.text for one in new))
+        if isinstance(told, Failed):
+            drawn.why = f"{self.scoring.by} did not score: {told.fault.summary}"
+            drawn.marks += [None] * len(new)
+        else:
+            drawn.marks += told
 
 
 @dataclass(frozen=True, slots=True)

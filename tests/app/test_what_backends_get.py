@@ -34,6 +34,7 @@ ROUTING: dict[str, Config] = {
     "hedge": {"model": "small", "delay": 5},
     "experts": {"artifact": str(LEXICAL), "experts": {"other": "small"}},
     "best_of": {**TWO, "mean_logprob": -9},
+    "particles": {"small": "small", "grade": {"by": "large"}, "separator": "l", "most_steps": 2},
     "overload": {"target": "large", "cheaper": "small"},
     "context": {"readers": {"small": {}, "large": {}}, "search": SHORT},
 }
@@ -198,6 +199,9 @@ async def test_embeddings_are_salted_too(
 ASKED = json.dumps({"model": "small", "messages": []}).encode()
 ELSEWHERE = [
     "/tokenize",
+    "/score",
+    "/classify",
+    "/pooling",
     "/v1/load_lora_adapter",
     "/v1/chat/completions/render",
     "/v1/chat/completions/",

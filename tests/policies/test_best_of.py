@@ -11,7 +11,7 @@ import pytest
 from policies.best_of import MOST, MOST_PLANS, BestOf
 from policies.verdicts.grading import GRADE_PROMPT
 from router.faults import Blame
-from router.fleet import Fleet, Price
+from router.fleet import Abilities, Fleet, Price
 from router.phrases import DRAFT_SHARE, rewritten
 from router.steps import (
     Alternative,
@@ -26,6 +26,9 @@ from router.steps import (
     Relay,
     Request,
     Route,
+    Score,
+    ScoreApi,
+    Scorer,
     Steps,
     Surface,
     Token,
@@ -42,6 +45,10 @@ EXAMPLES: tuple[dict[str, Any], ...] = (
     {**PAIR, "json_schema": "request", "alone": "small", "stages": [1, 2]},
     {**PAIR, "grade": {"by": "other"}, "stages": [1, 2]},
     {"small": "small", "grade": {"by": "small"}},
+    {"small": "auto", "large": "large", "majority": {}, "stages": [2, 3]},
+    {**PAIR, "score": {"by": "other"}, "stages": [1, 4]},
+    {"small": "small", "score": {"by": "large", "api": "pooling", "scale": "sigmoid"}, "bar": 0.9},
+    {**PAIR, "score": {"by": "other", "api": "classify", "label": 0}, "bar": -1.5},
     {**PAIR, "mean_logprob": -0.4, "stages": [1, 3]},
     {**PAIR, **CALIBRATED},
     {**PAIR, **CALIBRATED, "stages": [1], "worth": 5},
@@ -69,11 +76,17 @@ NONSENSE: tuple[dict[str, Any], ...] = (
     {**PAIR, **CALIBRATED, "worth": 0},
     {"small": "small", **CALIBRATED},
     {**PAIR, "majority": {}, "artifact": "nowhere.json"},
+    {**PAIR, "score": {}},
+    {**PAIR, "score": {"by": "other"}, "majority": {}},
+    {**PAIR, "score": {"by": "other", "api": "rerank"}},
+    {**PAIR, "score": {"by": "other", "scale": "log"}},
+    {**PAIR, "score": {"by": "other", "scale": "sigmoid"}, "bar": 1.5},
 )
 
 CHAT = request()
 ONE, TWO = attempt("small", "a:1"), attempt("small", "b:1", 1)
 LARGE = attempt("large", "c:1", 2)
+OTHER = attempt("other", "d:1", 3)
 
 
 def policy(**settings: Any) -> BestOf:
@@ -382,6 +395,68 @@ def test_a_grader_that_fails_is_no_verdict_and_no_more_samples_are_drawn() -> No
     played.asks(Next((second,))).hears(failed(second))
     why = "grade of 2 samples, stage 1 of 2, other did not grade: backend broke it"
     handed_on(played, Note("no_verdict", why))
+
+
+def test_all_new_samples_are_scored_in_one_step_stage_by_stage() -> None:
+    played = started(large="large", score={"by": "other"}, stages=[2, 3])
+    drawn(played, ONE, ("a", "b"), several(2))
+    played.asks(Score("other", CHAT, QUESTION, ("a", "b"))).hears((0.5, 0.6))
+    drawn(played, TWO, ("c",), several(1))
+    played.asks(Score("other", CHAT, QUESTION, ("c",))).hears((0.7,))
+    given(played, Note("sure", "score 0.70 of 3 samples, stage 2 of 2"), Relay(TWO, 0, (ONE,)))
+
+
+def test_a_raw_score_may_be_any_number() -> None:
+    played = started(score={"by": "other", "api": "pooling"}, bar=-1.0, stages=[2])
+    drawn(played, ONE, ("a", "b"), several(2))
+    played.asks(Score("other", CHAT, QUESTION, ("a", "b"), Scorer("pooling"))).hears((-3.5, -0.5))
+    given(played, Note("sure", "score -0.50 of 2 samples, stage 1 of 1"), Relay(ONE, 1))
+
+
+def test_a_logit_becomes_comparable_with_a_probability() -> None:
+    by = Scorer("classify", 1, logits=True)
+    scored = {"by": "other", "api": "classify", "label": 1, "scale": "sigmoid"}
+    played = started(large="large", score=scored, bar=0.9, stages=[2])
+    drawn(played, ONE, ("a", "b"), several(2))
+    played.asks(Score("other", CHAT, QUESTION, ("a", "b"), by)).hears((-800.0, 2.0))
+    handed_on(played, Note("unsure", "score 0.88 of 2 samples, stage 1 of 1"))
+
+
+@pytest.mark.parametrize("blame", [Blame.CLIENT, Blame.BUSY, Blame.BACKEND])
+def test_a_scorer_that_fails_is_no_verdict_and_no_more_samples_are_drawn(blame: Blame) -> None:
+    played = started(large="large", score={"by": "other"}, stages=[2, 8])
+    drawn(played, ONE, ("a", "b"), several(2))
+    played.asks(Score("other", CHAT, QUESTION, ("a", "b"))).hears(failed(OTHER, blame))
+    why = f"score of 2 samples, stage 1 of 2, other did not score: {blame} broke it"
+    handed_on(played, Note("no_verdict", why))
+
+
+def test_one_that_fails_later_leaves_the_best_of_those_it_scored() -> None:
+    played = started(score={"by": "other"}, stages=[2, 3])
+    drawn(played, ONE, ("a", "b"), several(2))
+    played.asks(Score("other", CHAT, QUESTION, ("a", "b"))).hears((0.2, 0.6))
+    drawn(played, TWO, ("c",), several(1))
+    played.asks(Score("other", CHAT, QUESTION, ("c",))).hears(failed(OTHER))
+    why = "score 0.60 of 3 samples, stage 2 of 2, other did not score: backend broke it"
+    given(played, Note("best", why), Relay(ONE, 1, (TWO,)))
+
+
+def test_a_model_that_tells_no_scores_is_refused_before_it_serves() -> None:
+    models = dict(fleet("small", "large", "other").models)
+    built = policy(score={"by": "other", "api": "pooling"})
+    known: list[tuple[set[ScoreApi] | None, str | None]] = [
+        (None, None),
+        ({"pooling"}, None),
+        ({"score"}, "servers have score"),
+        (set(), "servers have none of them"),
+    ]
+    for scores, why in known:
+        able = Abilities(scores=None if scores is None else frozenset(scores))
+        models["other"] = replace(models["other"], abilities=able)
+        told = built.misfit(Fleet(MappingProxyType(models)))
+        assert (told is None) == (why is None), told
+        assert why is None or why in (told or "")
+    assert policy(majority={}).misfit(fleet("small")) is None
 
 
 # -------------------------------------------------------------------------------------- failures

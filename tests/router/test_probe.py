@@ -52,10 +52,28 @@ async def test_all_that_vllm_tells(client: httpx.AsyncClient, small: Backend) ->
         derender=False,
         salts=True,
         gate=None,
+        scores=frozenset({"score", "classify", "pooling"}),
     )
     assert [body["model"] for body in asked.bodies] == ["small"] * 6
     assert asked.bodies[0]["prompt"] == SAMPLE
     assert all(body["max_tokens"] <= FORCED + 1 for body in asked.bodies[1:])
+
+
+@pytest.mark.parametrize(
+    ("paths", "scores"),
+    [
+        (["/v1/score", "/score", "/classify", "/pooling"], {"score", "classify", "pooling"}),
+        (["/pooling", "/v1/chat/completions"], {"pooling"}),
+        (["/v1/chat/completions"], set()),
+        (None, None),
+    ],
+)
+async def test_how_a_reward_model_tells_scores(
+    client: httpx.AsyncClient, small: Backend, paths: list[str] | None, scores: set[str] | None
+) -> None:
+    told: dict[str, Any] = {} if paths is None else {"paths": {path: {} for path in paths}}
+    Asked(small, openapi=answers(told))
+    assert (await probe(Endpoint(client, small.url, {}), "small")).scores == scores
 
 
 async def test_tokenizers_are_told_apart(client: httpx.AsyncClient, small: Backend) -> None:
