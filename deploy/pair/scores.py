@@ -136,6 +136,7 @@ def _answer(
         "total_tokens": tokens,
         "completion_tokens": 0,
         "prompt_tokens_details": None,
+        "completion_tokens_details": None,
     }
     named = {"id": f"{kind}-{uuid.uuid4().hex}", "object": "list", "created": int(time.time())}
     return {**named, "model": served.name, "data": rows, "usage": usage}

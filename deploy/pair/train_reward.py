@@ -221,7 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", type=Path, default=MODELS, help="folder of small/ and large/")
     parser.add_argument("--out", type=Path, help="folder for the head; default: the large model's")
-    parser.add_argument("-n", type=int, default=3000, help="problems (default: %(default)s)")
+    parser.add_argument("-n", type=int, default=2500, help="problems (default: %(default)s)")
     parser.add_argument("--tuning", type=int, default=1000, help="problems to choose on")
     asked = f"measure the shipped head on this seed; below {TUNE_SEEDS.stop} while developing"
     parser.add_argument("--report", type=int, metavar="SEED", help=asked)
