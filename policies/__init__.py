@@ -19,6 +19,7 @@ from policies.experts import Experts
 from policies.fallback import Fallback
 from policies.hedge import Hedge
 from policies.overload import Overload
+from policies.particles import ParticleFilter
 from policies.split import Split
 from policies.steps import Stepwise
 from policies.token_gate import TokenGate
@@ -32,6 +33,7 @@ TABLE: Mapping[str, type[Policy]] = MappingProxyType(
         "split": Split,
         "cascade": Cascade,
         "best_of": BestOf,
+        "particles": ParticleFilter,
         "hedge": Hedge,
         "entropy": Entropy,
         "token_gate": TokenGate,

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from policies.duet.asked import Asked, asked_of
+from policies.duet.asked import asked_as_text
+from policies.duet.handoff import Handoff
 from policies.duet.pen import Pen
-from policies.duet.sheet import Border, Piece, Sheet
+from policies.duet.sheet import Border, Piece, Sheet, refuse_no_border
 from router.fleet import Fleet
 from router.phrases import Phrase, close, draft, note, route
 from router.steps import (
@@ -43,11 +44,6 @@ TOP = 20
 GRADE_PROMPT = (
     "Grade the last step of this solution. Say only one digit from 0 (wrong) to 9 (right)."
 )
-OWN_TOKENS = (
-    "stop_token_ids", "logit_bias", "allowed_token_ids", "logprob_token_ids", "return_token_ids",
-    "return_tokens_as_token_ids",
-)  # fmt: skip
-"""Fields that speak of token ids, which are one tokenizer's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,25 +101,20 @@ class Stepwise:
             raise ValueError("large: must be another model than small")
         if not self.threshold >= 0:
             raise ValueError("threshold: an entropy is at least 0 nats")
-        if not self.separator or self.separator.endswith(" "):
-            raise ValueError(
-                "separator: must end in a character that a token ends with, not a space"
-            )
-        if self.longest < 1:
-            raise ValueError("longest: at least 1 token")
+        refuse_no_border(self.separator, self.longest)
         if self.final == "":
             raise ValueError("final: must not be empty")
 
     def route(self, request: Request, fleet: Fleet) -> Steps:
         """Write the answer with both models."""
-        asked = _asked(request)
+        asked = asked_as_text(request)
         if isinstance(asked, str):
             yield from note("one_model", asked)
             return (yield from route(self.alone or self.large, request))
         sheet = Sheet(request, asked)
         renders = self.handoff == "prompt" and request.surface is Surface.CHAT
         small, large = (
-            Pen(model, looks, renders, fleet.models[model].context)
+            Pen(Handoff(model, renders, fleet.models[model].context), looks)
             for model, looks in ((self.small, self._looks(fleet)), (self.large, 0))
         )
         yield from note("graded" if self.grade else "looked")
@@ -244,29 +235,6 @@ def entropy(top: Sequence[Alternative]) -> float:
     if not whole > 0:  # logprobs of -inf, or none
         return math.inf
     return -math.fsum(p / whole * math.log(p / whole) for p in chances if p > 0)
-
-
-def _asked(request: Request) -> Asked | str:
-    """What `request` asks, or why its answer cannot be handed over as text."""
-    asked = asked_of(request)
-    return asked if isinstance(asked, str) else next(_for_one(request, asked), asked)
-
-
-def _for_one(request: Request, asked: Asked) -> Iterator[str]:
-    body = request.body
-    if asked.choices > 1:
-        yield "n: one answer is handed over, not several"
-    if asked.tools:
-        yield "tools: calls are parsed by the backend"
-    if asked.room == 0:
-        yield "nothing is to be written"
-    for name in OWN_TOKENS:
-        if body.get(name):
-            yield f"{name}: a token id means something to one tokenizer only"
-    if body.get("continue_final_message") or body.get("add_generation_prompt") is False:
-        yield "continue_final_message: the client continues a message of its own"
-    if request.surface is Surface.COMPLETIONS and not isinstance(body.get("prompt"), str):
-        yield "prompt: only one text can be continued"
 
 
 def _grading(sheet: Sheet, step: str, grade: Grade) -> Request:

@@ -118,7 +118,8 @@ class Attempts:
         sending = outgoing(step, pool, trace.headers(span) if trace else None, path)
         tally = Tally(step.model, backend.name, monotonic(), pool.price, len(sending.body))
         tally.surface, tally.span = sending.surface, span
-        tally.prompt = sending.prompt
+        tally.prompt, tally.choices = sending.prompt, sending.choices
+        tally.idealised = pool.idealised
         tally.held = step.held if backend.name == step.prefer else 0
         if self.ledger.prompt is None:
             self.ledger.prompt = sending.prompt
@@ -242,11 +243,20 @@ class Attempts:
                 live.waiting.exception()  # looked at, lest asyncio complain that nobody did
             live.call.close(None if live.call.complete else blame or Blame.GONE)
 
-    def emits(self, live: Live, tokens: int) -> None:
-        """A policy passes the call on piece by piece, now so many tokens."""
+    def emits(self, attempt: Attempt, tokens: int) -> None:
+        """A policy passes it on piece by piece, now so many tokens: also what it said before it
+        was closed or broke.
+        """
+        live = self._live.get(attempt.number)
         if self._admission:
-            self._admission.written(live.call.place)
-        live.call.emits(tokens)
+            self._admission.written(live.call.place if live else None)
+        if live:
+            live.call.emits(tokens)
+            return
+        known = 0 <= attempt.number < len(self.ledger.tallies)
+        if not known or self.ledger.tallies[attempt.number].first_byte is None:
+            raise PolicyError("nothing can be emitted from an attempt that has said nothing")
+        self.ledger.tallies[attempt.number].emits(tokens)
 
     def close_all(self, blame: Blame | None) -> None:
         """Close every call that is still open."""

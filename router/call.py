@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from time import monotonic
 
@@ -49,6 +49,8 @@ class Outgoing:
     stream: bool
     prompt: int | None = None
     """Tokens of the prompt, where it is sent as token ids."""
+    choices: int = 1
+    """Answers that are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class Call:
         self._finish: Finished = Finished(attempt)
         self._reasons: dict[int, str] = {}
         self._sizes: dict[int, int] = {}
+        self._counts: dict[int, int] = {}
         self._held_bytes = 0
 
     # ------------------------------------------------------------------------------ parts
@@ -243,9 +246,8 @@ class Call:
 
     def emits(self, tokens: int) -> None:
         """A policy passes it on piece by piece, now so many tokens: it will not be relayed."""
-        self.emitting = self.tally.answer = True
-        if tokens:
-            self.tally.emitted = (self.tally.emitted or 0) + tokens
+        self.emitting = True
+        self.tally.emits(tokens)
         self.held.clear()
         self._held_bytes = 0
 
@@ -277,6 +279,7 @@ class Call:
             if isinstance(chunk, dict):
                 for piece in dialect.pieces(self.surface, chunk):
                     self._hear(piece)
+                self._count(chunk)
         if self.complete:
             self._events.append(self.finished)
 
@@ -288,6 +291,18 @@ class Call:
             self._reasons[piece.choice] = piece.finish_reason
             if piece.choice == 0:
                 self._finish = Finished(self.attempt, piece.finish_reason, piece.stop_reason)
+
+    def _count(self, chunk: Mapping[str, object]) -> None:
+        """Usage beside a choice's text (vLLM's `continuous_usage_stats`) is that choice's alone; of
+        a call that is closed before its end, nothing else says what all of them have used.
+        """
+        told = dialect.counted_for(chunk) if self._outgoing.stream else None
+        if told is None or self.tally.usage is None:
+            return
+        choice, count = told
+        self._counts[choice] = count
+        whole = max(sum(self._counts.values()), self.tally.usage.completion)
+        self.tally.usage = replace(self.tally.usage, completion=whole)
 
     # ------------------------------------------------------------------------------ the end
 

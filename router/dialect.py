@@ -90,6 +90,15 @@ def _count(stated: Json, *names: str) -> int:
     return 0
 
 
+def counted_for(chunk: Json) -> tuple[int, int] | None:
+    """The only choice that this chunk is about, and how many tokens it says that one has so far."""
+    usage, choices = chunk.get("usage"), chunk.get("choices")
+    if not (isinstance(usage, dict) and isinstance(choices, list) and len(choices) == 1):
+        return None
+    index = _object(choices[0]).get("index", 0)
+    return (index, usage_of(usage).completion) if isinstance(index, int) else None
+
+
 def merge_usage(known: Usage | None, stated: Usage) -> Usage:
     """Usage is stated cumulatively, and `/v1/messages` states its halves apart: keep the larger."""
     if known is None:

@@ -7,6 +7,7 @@
     answer    from the request to the answer's end: prompt, choices, who else if not these two
     watch     the gate's rule outside the engine, for backends that have no gate
     sheet     the answer so far as text, where the two share no tokenizer
+    handoff   what a model is sent to go on with a text
     pen       one of two models that write one text in turns, and the call by which it writes
 
 Policies say who writes next and why; everything that makes the result one ordinary OpenAI answer is

@@ -9,7 +9,7 @@ model, and says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,12 @@ KINDS: Mapping[str, type | tuple[type, ...]] = {
     "seed": int, "stop": (str, list), "stop_token_ids": list, "vllm_xargs": dict,
 }  # fmt: skip
 """Fields that are worked on here, and what each must be for that."""
+
+OWN_TOKENS = (
+    "stop_token_ids", "logit_bias", "allowed_token_ids", "logprob_token_ids", "return_token_ids",
+    "return_tokens_as_token_ids",
+)  # fmt: skip
+"""Fields that speak of token ids, which are one tokenizer's, and one call's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,12 @@ def asked_of(request: Request) -> Asked | str:
     )
 
 
+def asked_as_text(request: Request) -> Asked | str:
+    """As `asked_of`, where what one call wrote goes to the next as text, not as token ids."""
+    asked = asked_of(request)
+    return asked if isinstance(asked, str) else next(_not_as_text(request, asked), asked)
+
+
 def offers_tools(body: Mapping[str, Any]) -> bool:
     """Whether the answer may hold tool calls, which only a backend can tell from text."""
     return bool(body.get("tools")) and body.get("tool_choice") != "none"
@@ -145,6 +157,23 @@ def _for_one(request: Request) -> str | None:
     if request.surface is Surface.COMPLETIONS:
         return None if _one_prompt(body.get("prompt")) else "prompt: more than one"
     return None if _only_text(body.get("messages")) else "messages: only text can be handed over"
+
+
+def _not_as_text(request: Request, asked: Asked) -> Iterator[str]:
+    body = request.body
+    if asked.choices > 1:
+        yield "n: one answer is handed over, not several"
+    if asked.tools:
+        yield "tools: calls are parsed by the backend"
+    if asked.room == 0:
+        yield "nothing is to be written"
+    for name in OWN_TOKENS:
+        if body.get(name):
+            yield f"{name}: a token id means something to one tokenizer only"
+    if body.get("continue_final_message") or body.get("add_generation_prompt") is False:
+        yield "continue_final_message: the client continues a message of its own"
+    if request.surface is Surface.COMPLETIONS and not isinstance(body.get("prompt"), str):
+        yield "prompt: only one text can be continued"
 
 
 def _constrained(body: Mapping[str, Any]) -> str | None:

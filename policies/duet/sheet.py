@@ -58,6 +58,14 @@ def pieces(delta: Delta) -> Iterator[Piece]:
         yield Piece(delta.text[at:], tuple(loose), len(loose) or int(not delta.tokens))
 
 
+def refuse_no_border(separator: str, longest: int) -> None:
+    """Raises ValueError for settings by which no step would ever end, or none end well."""
+    if not separator or separator.endswith(" "):
+        raise ValueError("separator: must end in a character that a token ends with, not a space")
+    if longest < 1:
+        raise ValueError("longest: at least 1 token")
+
+
 class Border:
     """Looks for the end of a step: after `separator`, after `final`, or after `longest` tokens.
 

@@ -19,6 +19,10 @@ QUESTION = "{question}"
 DRAFT = "{draft}"
 GRADE_PROMPT = f"{QUESTION}\n\nSolution:\n{DRAFT}\n\nIs this solution right? Say only yes or no."
 """One word to answer."""
+STEP_PROMPT = (
+    f"{QUESTION}\n\nSolution so far:\n{DRAFT}\n\nIs this right so far? Say only yes or no."
+)
+"""The same about a beginning."""
 TOP = 20
 """Alternatives that a probability is read from; fewer where a backend returns fewer."""
 
@@ -43,6 +47,14 @@ class Grade:
     def accepts(self, word: str) -> bool:
         """Whether this first token is one of those that accept."""
         return word.strip().lower() in {accepted.strip().lower() for accepted in self.accept}
+
+
+@dataclass(frozen=True, slots=True)
+class StepGrade(Grade):
+    """A model's verdict on an answer that is still being written, in one token."""
+
+    prompt: str = STEP_PROMPT
+    """What it is asked; {question} is the last user message, {draft} the answer so far."""
 
 
 def graded(

@@ -34,6 +34,7 @@ ROUTING: dict[str, Config] = {
     "hedge": {"model": "small", "delay": 5},
     "experts": {"artifact": str(LEXICAL), "experts": {"other": "small"}},
     "best_of": {**TWO, "mean_logprob": -9},
+    "particles": {"small": "small", "grade": {"by": "large"}, "separator": "l", "most_steps": 2},
     "overload": {"target": "large", "cheaper": "small"},
     "context": {"readers": {"small": {}, "large": {}}, "search": SHORT},
 }

@@ -34,6 +34,16 @@ POLICIES: Mapping[str, Config] = {
         "budget": {"large_share": 0.5},
     },
     "context": {**READING, "readers": {"small": {}, "large": {}}},
+    "particles": {
+        "use": "particles",
+        **BOTH,
+        "grade": {"by": "large"},
+        "particles": 3,
+        "most_steps": 2,
+        "longest": 12,
+        "temperature": 1e-4,
+        "bar": 1e-6,
+    },
     "best_of": {"use": "best_of", **BOTH, "mean_logprob": -9, "stages": [1]},
 }
 """Limits and thresholds at which the pair's two models both have a hand in it."""

@@ -32,6 +32,7 @@ from tests.scripted import (
     silent,
     stalls,
     streams,
+    usage,
     usage_event,
 )
 
@@ -135,6 +136,27 @@ async def test_the_end_says_how_each_of_several_choices_ended(
     assert (ended.reason, ended.reasons) == ("stop", ("stop", None, "length"))
     small.plays(streams(chunk({"content": "a"}, "stop"), DONE))
     assert (await events(placed(), upstream))[-1].reasons == ()
+
+
+async def test_usage_beside_a_choice_is_that_choices_alone(
+    placed: Placed, upstream: Upstream, small: Backend
+) -> None:
+    """As vLLM tells it while a stream runs; only the last event counts all choices."""
+
+    def said(choice: int, written: int) -> bytes:
+        counts = usage(prompt=9, completion=written)
+        body = {"choices": [{"index": choice, "delta": {"content": "a"}}], "usage": counts}
+        return event(body)
+
+    small.plays(stalls(said(0, 1), said(1, 1), said(0, 2), said(1, 2), said(1, 3)))
+    call = placed()
+    for _ in range(5):
+        await call.event(upstream)
+    assert call.tally.usage == Usage(9, 5)
+    small.plays(streams(said(0, 1), said(1, 1), usage_event(prompt=9, completion=4), DONE))
+    call = placed()
+    await events(call, upstream)
+    assert call.tally.usage == Usage(9, 4)
 
 
 async def test_a_chosen_one_has_the_tokens_of_its_characters(

@@ -31,11 +31,13 @@ from router.steps import (
     Close,
     Delta,
     Draft,
+    Emit,
     Failed,
     Finished,
     Request,
     Steps,
     TimedOut,
+    Token,
     Usage,
 )
 from tests.fleets import request
@@ -57,6 +59,8 @@ from tests.in_memory import (
     whole,
     with_policy,
 )
+
+COUNTED = {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}
 
 # ------------------------------------------------------------------------------------- relaying
 
@@ -490,3 +494,65 @@ async def test_a_silent_embedder_leaves_time_for_an_answer() -> None:
     assert 0.15 < monotonic() - began < 0.8
     assert heard[0].fault.code == "first_token_timeout"
     assert made.in_flight() == 0
+
+
+# --------------------------------------------------------------------- emitting what was heard
+
+
+@pytest.mark.parametrize("asked", [CHAT, STREAM], ids=["whole", "stream"])
+async def test_what_was_heard_can_be_emitted_once_its_call_is_closed(asked: Request) -> None:
+    """And the client is told of everything that was drawn, though it gets a part only."""
+
+    def steps(asked: Request, _: Fleet) -> Steps:
+        heard = []
+        for _number in range(3):
+            attempt = yield from open_attempt("small", asked)
+            event = yield from next_event(attempt)
+            assert isinstance(event, Delta)
+            yield Close(attempt)
+            heard.append(event)
+        first, last = heard[0], heard[2]
+        yield Emit(first.attempt, first.text, (Token(first.text),))
+        drawn = tuple(event.attempt for event in heard)
+        end = Finished(last.attempt, "stop")
+        yield Emit(last.attempt, last.text, (Token(last.text),), finish=end, beside=drawn)
+        return end
+
+    if asked is STREAM:
+        told = {"stream": True, "stream_options": {"include_usage": True}}
+        asked = request(body={"messages": [], **told})
+    made = with_policy(steps, each=1)
+    streamed = asked.stream
+    for text in ("It ", "was ", "7"):
+        reply = streaming(text, counts=[usage(5, 4)]) if streamed else whole(text, usage=COUNTED)
+        if streamed:  # usage beside the text, as it comes with `continuous_usage_stats`
+            reply.parts[0] = chunk(text, usage=COUNTED)
+        made.upstreams.add("a:1", reply)
+    ended = await made.run(asked)
+    assert isinstance(ended, Finished)
+    assert made.ledger
+    assert made.ledger.written() == {"small": 2}
+    known = made.ledger.delivered(monotonic())
+    assert (known.prompt, known.completion) == (5, 2)
+    if streamed:
+        assert made.client.text == "It 7"
+        assert b'"completion_tokens":12' in made.client.body
+    else:
+        assert made.client.json["choices"][0]["message"]["content"] == "It 7"
+        assert made.client.json["usage"]["completion_tokens"] == 12
+        assert made.client.json["usage"]["prompt_tokens"] == 5
+    assert made.in_flight() == 0
+
+
+async def test_what_a_call_said_before_it_broke_can_be_emitted() -> None:
+    def steps(asked: Request, _: Fleet) -> Steps:
+        attempt = yield from open_attempt("small", asked)
+        yield from next_event(attempt)
+        yield from next_event(attempt)
+        yield Emit(attempt, "7")
+        return Finished(attempt)
+
+    made = with_policy(steps, each=1)
+    made.upstreams.add("a:1", Canned([chunk("7")]))
+    assert isinstance(await made.run(STREAM), Finished)
+    assert made.client.text == "7"
