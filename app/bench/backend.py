@@ -52,10 +52,12 @@ def main(options: argparse.Namespace) -> int:
 
     from app.bench.backend_measure import measure
     from app.bench.backend_report import Priced, as_json, as_text
+    from app.bench.figures import machine
     from app.bench.processes import BenchError
 
     if options.plot and importlib.util.find_spec("matplotlib") is None:
         return _fail("--plot needs matplotlib: pip install 'tandem-gateway[train]'")
+    before = machine()
     try:
         found = uvloop.run(measure(_plan(options)))
         if options.plot:
@@ -65,7 +67,7 @@ def main(options: argparse.Namespace) -> int:
     except (BenchError, OSError) as error:
         return _fail(str(error))
     priced = Priced(options.accelerators, options.usd_per_hour)
-    print((as_json if options.json else as_text)(found, priced))
+    print(as_json(found, priced, before) if options.json else as_text(found, priced))
     return 0
 
 
