@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app import embedded
+from app import embedded, sampling_collect
 from app.cli import main
 from policies import TABLE
 from policies.training.sampling.rows import Rows, line_of, read_rows
@@ -255,11 +255,13 @@ async def test_samples_are_drawn_marked_and_kept(
 
 
 async def test_a_run_that_broke_off_goes_on(
-    command: Command, small: Backend, large: Backend
+    command: Command, small: Backend, large: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sampling_collect, "PAUSES", (0.0,))
     command.serves(VOTES, small=small, large=large)
     command.prompts.write_text("\n".join(map(json.dumps, QUESTIONS)))
-    small.plays(*[adds] * 21, answers({"error": {"message": "out of memory"}}, 500))
+    fails = answers({"error": {"message": "out of memory"}}, 500)
+    small.plays(*[adds] * 3, fails, *[adds] * 18, fails)  # once is no matter
     large.plays(knows)
     words = "--prompts", str(command.prompts), "--samples", "4", "--at-once", "1"
     _, err = await asyncio.to_thread(command.run, *words, status=1)
