@@ -79,7 +79,7 @@ def _serving(commands: Commands) -> None:
 
 
 def _learning(commands: Commands) -> None:
-    from app import calibrate, train, train_context, train_experts
+    from app import calibrate, calibrate_samples, train, train_context, train_experts
 
     about = "learn what a policy needs, from running models or from rows"
     trains = _group(commands, "train", about)
@@ -95,6 +95,8 @@ def _learning(commands: Commands) -> None:
     for kind in calibrate.USES:
         about = f"the threshold of `use: {calibrate.USES[kind]}` for a share or a quality"
         calibrate.add_arguments(_command(calibrates, kind, about, calibrate.main), kind)
+    about = "how many samples of `use: best_of` are worth their price"
+    calibrate_samples.add_arguments(_command(calibrates, "best-of", about, calibrate_samples.main))
 
 
 def _judging(commands: Commands) -> None:
@@ -112,6 +114,7 @@ def _judging(commands: Commands) -> None:
 
 def _measuring(commands: Commands) -> None:
     from app.bench import (
+        backend,
         context,
         embedder,
         experts,
@@ -121,6 +124,7 @@ def _measuring(commands: Commands) -> None:
         pair,
         retrieval,
         serving,
+        verifier,
     )
 
     benches = _group(commands, "bench", "measure the gateway, or policies on the embedded pair")
@@ -138,10 +142,14 @@ def _measuring(commands: Commands) -> None:
     retrieval.add_arguments(_command(benches, "retrieval", about, retrieval.main))
     about = "what hand-offs between models cost"
     handoffs.add_arguments(_command(benches, "handoffs", about, handoffs.main))
+    about = "how long an idle server takes, by lengths: a model's idealised runtime"
+    backend.add_arguments(_command(benches, "backend", about, backend.main))
     about = "tokens/s of a policy and of its large model"
     serving.add_arguments(_command(benches, "serving", about, serving.main))
     about = "quality and cost of policies on the embedded pair"
     pair.add_arguments(_command(benches, "pair", about, pair.main))
+    about = "what a verifier's faults do to sampling, on the embedded pair"
+    verifier.add_arguments(_command(benches, "verifier", about, verifier.main))
 
 
 def _group(commands: Commands, name: str, about: str) -> Commands:

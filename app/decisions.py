@@ -267,6 +267,8 @@ class Decisions:
             "blame": ended.blame,
             "cost": ended.cost,
             "baseline": ended.baseline,
+            "idealised_seconds": ended.ideal and ended.ideal.seconds,
+            "idealised_usd": ended.ideal and ended.ideal.usd,
             "seconds": ended.seconds,
             "prompt_tokens": ended.delivered.prompt,
             "completion_tokens": ended.delivered.completion,

@@ -151,6 +151,17 @@ async def _listening(size: str, process: asyncio.subprocess.Process) -> str:
     return line.removeprefix(READY).strip().decode()
 
 
+def written(config: Path | None) -> Document:
+    """As `running`, and nothing runs: for what only reads the document."""
+    from policies import TABLE
+    from router.config import load_file, parse
+
+    if config is not None:
+        return load_file(config, TABLE)
+    nowhere = Pair([], dict.fromkeys(SIZES, "http://127.0.0.1:1"))
+    return parse(nowhere.document, TABLE, "the embedded pair")
+
+
 @contextlib.asynccontextmanager
 async def running(config: Path | None) -> AsyncIterator[Document]:
     """What `config` says, or without one the embedded pair's document, with the pair running."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from policies.training.outcomes.rows import Rows
     from policies.training.scoring.neighbours import Embed
 
-UNITS = ("usd", "work", "parameters", "price", "rank")
+UNITS = ("usd", "work", "parameters", "price", "idealised", "idealised_usd", "rank")
 """Of `policies.training.outcomes.costs.Unit`, which is not imported for `--help`."""
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from app.judged import Judged, Names
-from policies.training.outcomes.costs import Unit, costs_of
+from policies.training.outcomes.costs import Unit, costs_of, idealised_of
 from policies.training.outcomes.errors import RowsError
 from policies.training.outcomes.rows import Rows
 from policies.training.replay import Replayed, replayed
@@ -75,6 +75,8 @@ class Evaluation:
     """The share of the rows for which the policy said what it expects."""
     few: Sequence[str] = field(default=())
     """Tasks with too few rows to be looked at."""
+    idealised: Mapping[Unit, Mapping[str, float]] = field(default_factory=dict)
+    """What an answer takes served alone, on average, by way, in the units in which it is known."""
 
     @property
     def abstained(self) -> float | None:
@@ -118,7 +120,8 @@ def evaluated(
     rows, replay = rows.at(known), _rows(replay, known)
     params_b = np.asarray([names.params_b[place] for place in order])
     prices = [names.prices[place] for place in order]
-    costs = costs_of(rows, params_b.tolist(), prices, method.unit)
+    alone = [names.idealised[place] for place in order] if names.idealised else []
+    costs = costs_of(rows, params_b.tolist(), prices, method.unit, alone)
     number = np.unique(rows.tasks or ("",) * len(rows), return_inverse=True)[1]
     by_share = len(rows.models) == 2 and bool(np.allclose(replay.asked.sum(axis=1), 1))
     field_ = Field(
@@ -140,7 +143,19 @@ def evaluated(
         reasons=replay.reasons,
         said=float((~np.isnan(replay.expected)).any(axis=1).mean()),
         few=few,
+        idealised={
+            unit: _alone(field_, replay, seconds)
+            for unit, seconds in idealised_of(rows, alone).items()
+        },
     )
+
+
+def _alone(field_: Field, replay: Replayed, each: Floats) -> Mapping[str, float]:
+    """Means over rows, by way, of what each answer takes [n, k]."""
+    means = dict(zip(field_.models, each.mean(axis=0).tolist(), strict=True))
+    policy = float((replay.asked * each).sum(axis=1).mean())
+    lot = float((each @ _shares(field_, replay)).mean())
+    return {**means, POLICY: policy, RANDOM: lot}
 
 
 def _complete(rows: Rows) -> Rows:

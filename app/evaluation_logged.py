@@ -27,6 +27,11 @@ __all__ = ["Found", "figures", "judge_log", "report", "warnings"]
 
 MOST_UNSUPPORTED = 0.05
 """Above this share of decisions without support no estimate is given: it could be anything."""
+IDEALISED = {
+    "idealised_seconds": "idealised runtime (seconds)",
+    "idealised_usd": "idealised cost (USD)",
+}
+"""What the log calls them, and what they are called here."""
 FEW = 100
 """Effective decisions below which intervals of a bootstrap are too short."""
 
@@ -40,6 +45,8 @@ class Found:
     arms: Sequence[str]
     score: Estimates | None
     cost: Estimates | None
+    idealised: Mapping[str, Estimates]
+    """Of what answers take served alone, by its name in the log, as far as decisions hold it."""
     model: str
     """What the outcome model of DR is: `ridge` on vectors of the prompts, what the logged policy
     `expected`, or the arms' `means`."""
@@ -61,7 +68,11 @@ def judge_log(options: argparse.Namespace, decisions: Decisions, method: Method)
     cost = _estimates("cost", whole, decisions, (features, None), method)
     if score is None and cost is None:
         raise JudgedError("no decision has a score or a cost: give scores with --scores FILE")
-    return Found(policy, decisions, arms, score, cost, kind)
+    told = {
+        name: _estimates(name, whole, decisions, (features, None), method) for name in IDEALISED
+    }
+    idealised = {name: estimates for name, estimates in told.items() if estimates is not None}
+    return Found(policy, decisions, arms, score, cost, idealised, kind)
 
 
 def _check_support(log: Log, decisions: Decisions, arms: Sequence[str]) -> None:
@@ -148,7 +159,8 @@ def report(found: Found) -> str:
     """The estimates, for people."""
     lines = [f"{len(found.decisions.usable)} decisions; arms: {', '.join(found.arms)}"]
     lines += [f"left out: {number} {reason}" for reason, number in found.decisions.left_out.items()]
-    for name, estimates in (("score", found.score), ("cost (USD)", found.cost)):
+    alone = ((IDEALISED[name], estimates) for name, estimates in found.idealised.items())
+    for name, estimates in (("score", found.score), ("cost (USD)", found.cost), *alone):
         if estimates is None:
             continue
         lines += ["", f"{name}, {estimates.decisions} decisions"]
@@ -181,6 +193,7 @@ def figures(found: Found) -> dict[str, Any]:
         "outcome_model": found.model,
         "score": None if found.score is None else asdict(found.score),
         "cost": None if found.cost is None else asdict(found.cost),
+        **{name: asdict(estimates) for name, estimates in found.idealised.items()},
         "warnings": [*warnings(found)],
     }
     return {name: plain(value) for name, value in whole.items()}

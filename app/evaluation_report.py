@@ -11,6 +11,7 @@ import numpy as np
 
 from app.evaluation import LENGTH, NEAREST, RANDOM, Evaluation, TaskResult
 from policies.training.calibrate import Interval
+from policies.training.outcomes.costs import Unit
 from policies.training.scoring.contest import (
     LEVELS,
     ORACLE,
@@ -27,6 +28,8 @@ __all__ = ["figures", "plain", "plot", "report", "warnings"]
 
 SHARE = "large share"
 PAIR_FIGURES = ("apgr", *LEVELS, "aiq")
+_KEYS = {Unit.IDEALISED: "idealised_seconds", Unit.IDEALISED_USD: "idealised_usd"}
+_COLUMNS = {Unit.IDEALISED: "idealised s", Unit.IDEALISED_USD: "idealised USD"}
 BAND_DRAWS = 200
 """Resamples for a curve's band: a picture shows no third digit."""
 
@@ -64,7 +67,9 @@ def _heading(found: Evaluation) -> str:
 def _points(found: Evaluation) -> str:
     """Where everything stands, the policy and what it is compared with."""
     pair = found.contest.field.pair
-    head = ["", "score", "", SHARE if pair else "", "cost", "active (B)", "policy is above by"]
+    units = list(found.idealised)
+    head = ["", "score", "", SHARE if pair else "", "cost", "active (B)"]
+    head += [*(_COLUMNS[unit] for unit in units), "policy is above by"]
     rows = [
         [
             point["name"],
@@ -72,6 +77,7 @@ def _points(found: Evaluation) -> str:
             f"{point['share']:.1%}" if pair and point["share"] is not None else "",
             _number(point["cost"]),
             _number(point["params_b"]),
+            *(_number(point[_KEYS[unit]]) for unit in units),
             _gap(point["policy_above"]),
         ]
         for point in _standing(found)
@@ -173,6 +179,7 @@ def _standing(found: Evaluation) -> Iterator[dict[str, Any]]:
             "share": values[f"{name}/share"] if own else None,
             "cost": values[f"{name}/cost"] if own else None,
             "params_b": values[f"{name}/params_b"] if own else None,
+            **{key: found.idealised.get(unit, {}).get(name) for unit, key in _KEYS.items()},
             "policy_above": None
             if name == POLICY
             else result.above(f"{POLICY}/score", f"{name}/score"),
@@ -183,6 +190,7 @@ def _standing(found: Evaluation) -> Iterator[dict[str, Any]]:
         "share": None,
         "cost": None,
         "params_b": None,
+        **dict.fromkeys(_KEYS.values()),
         "policy_above": result.above(f"{POLICY}/score", f"{ORACLE}/most"),
     }
 

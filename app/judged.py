@@ -23,6 +23,7 @@ from policies.training.outcomes.tables import spelled_alike
 from policies.training.replay import Stage, fleet_of
 from router.config import Config, load_file
 from router.fleet import Price
+from router.idealised import Idealised
 from router.references import build_policy, check_references
 from router.runtime import MODEL
 from router.steps import Particular, Policy
@@ -45,8 +46,9 @@ class JudgedError(Exception):
 class Names:
     """How models are called: `columns` holds the rows' name of each, by the policy's name.
 
-    `params_b` are billions, NaN where nobody knows, as `prices` are None. `chosen`: the models were
-    named on the command line, none is to be left out; `pair`: so is which of the two is small.
+    `params_b` are billions, NaN where nobody knows, as `prices` are None, and `idealised` where the
+    configuration has no coefficients. `chosen`: the models were named on the command line, none is
+    to be left out; `pair`: so is which of the two is small.
     """
 
     columns: Mapping[str, str]
@@ -54,6 +56,7 @@ class Names:
     prices: Sequence[Price | None]
     chosen: bool
     pair: bool = False
+    idealised: Sequence[Idealised | None] = ()
 
     def of(self, rows: Rows) -> Rows:
         """The rows of these models, under the policy's names."""
@@ -139,6 +142,10 @@ def names_of(
         [_price(name, column, config) for name, column in columns.items()],
         chosen=bool(named or mapped),
         pair=bool(options.pair),
+        idealised=[
+            config.models[name].alone if config and name in config.models else None
+            for name in columns
+        ],
     )
 
 
@@ -165,8 +172,7 @@ def _params(
 
 def _price(name: str, column: str, config: Config | None) -> Price | None:
     if config is not None and name in config.models:
-        price = config.models[name].price
-        return Price(price.input, price.output)
+        return config.models[name].charge
     return facts(column).price
 
 

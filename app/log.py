@@ -223,6 +223,8 @@ def _request(ended: RequestEnded) -> Row:
         "overhead": max(ended.seconds - ended.upstream, 0.0),
         "cost_usd": ended.cost,
         "baseline_usd": ended.baseline,
+        "idealised_seconds": ended.ideal and ended.ideal.seconds,
+        "idealised_usd": ended.ideal and ended.ideal.usd,
         "tokens": ended.completion_by_model,
         "attempts": [_attempt(attempt) for attempt in ended.attempts],
         "queued": [_queued(queued) for queued in ended.queued],
@@ -268,4 +270,6 @@ def _attempt(ended: AttemptEnded) -> Row:
         "cached": usage.cached if usage else None,
         "estimated": ended.estimated,
         "cost_usd": ended.cost,
+        "idealised_seconds": ended.ideal and ended.ideal.seconds,
+        "idealised_usd": ended.ideal and ended.ideal.usd,
     }

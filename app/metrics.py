@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import assert_never
 
 from prometheus_client import ProcessCollector
@@ -28,6 +29,7 @@ from prometheus_client.registry import Collector
 
 from app.decision_metrics import DecisionMetrics
 from app.families import SEPARATOR, Counts, Histogram, Labels, Told, joined
+from app.idealised_metrics import IdealisedMetrics
 from app.pool_metrics import PRIORITIES, STATES, BackendLoad, PoolLoad, pools_now
 from router.cost import handoffs
 from router.faults import Blame
@@ -114,6 +116,7 @@ class Metrics:
         self._declare_tokens()
         self._declare_fleet()
         self._decisions = DecisionMetrics(self._count)
+        self._idealised = IdealisedMetrics(self._count, partial(self._histogram, bounds=WAIT))
         self._process = ProcessCollector(registry=None)
 
     def _count(self, name: str, labels: Labels, about: str) -> Counts:
@@ -302,6 +305,7 @@ class Metrics:
             self._stream(ended)
         which = (policy, "true" if ended.stream else "false")
         self._seconds.observe(which, ended.seconds)
+        self._idealised.request(ended, which)
         self._overhead.observe(which, max(ended.seconds - ended.upstream, 0.0))
         self._baseline.add((policy,), ended.baseline)
         if len(ended.attempts) > 1 and (changes := handoffs(ended.attempts)):
@@ -337,6 +341,7 @@ class Metrics:
         if attempt.estimated:
             self._estimated.add((model, policy), usage.completion)
         self._cost.add((model, policy), attempt.cost)
+        self._idealised.attempt(attempt, policy)
         if attempt.written:
             self._answered.add((model, policy), attempt.written)
 

@@ -31,6 +31,7 @@ from policies.training.token_gate.journal import Journal, Row
 from policies.training.token_gate.prompts import Prompt
 from router.config import Config
 from router.cost import cost
+from router.fleet import Price
 from router.steps import Usage
 
 MOST_IN_A_ROW = 10
@@ -287,8 +288,8 @@ class Collecting:
 
     def _priced(self) -> bool:
         models = self.trial.rooms.revisions.runtime.config.models
-        prices = [models[name].price for name in self.plan.models]
-        return any(price.input or price.output for price in prices)
+        prices = [models[name].charge for name in self.plan.models]
+        return any(price != Price() for price in prices)
 
 
 @dataclass(frozen=True, slots=True)

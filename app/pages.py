@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from app.sink import Receive, Send
+from router.fleet import Price
 from router.references import references
 from router.runtime import MODEL, Runtime
 
@@ -95,9 +96,15 @@ def _card(runtime: Runtime, name: str) -> Mapping[str, Any]:
     about = {
         "kind": kind,
         "params_b": view.params_b,
-        "price": {"input": view.price.input, "output": view.price.output},
+        "price": _price(view.price),
         "surfaces": sorted(view.abilities.surfaces or ()),
         "healthy": view.healthy,
         "default": name == runtime.default,
     }
     return {**card, "max_model_len": view.context, "tandem": about}
+
+
+def _price(price: Price) -> Mapping[str, float]:
+    """What a client is told of it; a call's own price only where it has one."""
+    told = {"input": price.input, "output": price.output}
+    return {**told, "call": price.call} if price.call else told

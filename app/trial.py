@@ -10,13 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import httpx
 from tqdm import tqdm
@@ -36,6 +45,7 @@ at the moment at which the next prompt is sent by it."""
 NOT_HERE = ("keys", "log", "listen", "admin")
 """Sections that belong to serving clients."""
 
+T = TypeVar("T")
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 
 
@@ -137,21 +147,36 @@ class Trial:
 
     async def run(self, target: str, prompts: Sequence[Messages], label: str = "") -> Run:
         """Answer all prompts; a progress bar on stderr shows how long it will take."""
-        gate, began = asyncio.Semaphore(self.asking.at_once), time.perf_counter()
-        with tqdm(total=len(prompts), desc=label or target, file=sys.stderr, unit="prompt") as bar:
+        began = time.perf_counter()
+        asking = [functools.partial(self.answer, target, messages) for messages in prompts]
+        answers = await self._all(asking, label or target)
+        return Run(tuple(answers), time.perf_counter() - began)
 
-            async def one(messages: Messages) -> Answered:
+    async def each(self, bodies: Sequence[Mapping[str, Any]], label: str) -> list[dict[str, Any]]:
+        """The whole answers to these chat requests; else as `run`. Raises `TrialError`."""
+
+        async def one(body: Mapping[str, Any]) -> dict[str, Any]:
+            told, _ = await self.told(body)
+            return told
+
+        return await self._all([functools.partial(one, body) for body in bodies], label)
+
+    async def _all(self, asking: Sequence[Callable[[], Awaitable[T]]], label: str) -> list[T]:
+        gate = asyncio.Semaphore(self.asking.at_once)
+        with tqdm(total=len(asking), desc=label, file=sys.stderr, unit="prompt") as bar:
+
+            async def one(ask: Callable[[], Awaitable[T]]) -> T:
                 async with gate:
-                    answered = await self.answer(target, messages)
+                    heard = await ask()
                     bar.update()
-                    return answered
+                    return heard
 
             try:
                 async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(one(messages)) for messages in prompts]
+                    tasks = [group.create_task(one(ask)) for ask in asking]
             except ExceptionGroup as failed:
                 raise failed.exceptions[0] from None
-        return Run(tuple(task.result() for task in tasks), time.perf_counter() - began)
+        return [task.result() for task in tasks]
 
     async def answer(self, target: str, messages: Messages) -> Answered:
         """One greedy answer. Raises `TrialError`."""

@@ -199,7 +199,7 @@ class Answer:
             b"x-tandem-revision": str(ledger.revision),
             b"x-tandem-models": models,
             b"x-tandem-reason": _latin(ledger.why),
-            b"server-timing": self._timing(now),
+            b"server-timing": _latin(self._timing(now)),
         }
         if complete:
             told[b"x-tandem-cost-usd"] = f"{ledger.spent:.9f}"
@@ -210,6 +210,9 @@ class Answer:
         timing = f"upstream;dur={waited * 1e3:.3f}, gateway;dur={(total - waited) * 1e3:.3f}"
         if queued := sum(wait.seconds for wait in self._ledger.queued):
             timing += f", queue;dur={queued * 1e3:.3f}"
+        if len(self._ledger.tallies) + len(self._ledger.asked) > 1:
+            for model, seconds in self._ledger.waits(now).items():
+                timing += f', model;desc="{_quoted(model)}";dur={seconds * 1e3:.3f}'
         return timing
 
     def _summary(self) -> Mapping[str, object]:
@@ -271,6 +274,11 @@ def _object_in(data: bytes) -> dict[str, object] | None:
     except orjson.JSONDecodeError:
         return None
     return decoded if isinstance(decoded, dict) else None
+
+
+def _quoted(text: str) -> str:
+    """Fit for a quoted string of a header."""
+    return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _latin(text: str) -> str:

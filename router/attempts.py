@@ -68,7 +68,6 @@ class Attempts:
     ledger: Ledger
     _live: dict[int, Live] = field(default_factory=dict)
     _unplaced: dict[int, Failed] = field(default_factory=dict)
-    _heard: set[int] = field(default_factory=set)
     _admission: Admission | None = None
 
     def pool(self, model: str) -> Pool:
@@ -119,7 +118,8 @@ class Attempts:
         sending = outgoing(step, pool, trace.headers(span) if trace else None, path)
         tally = Tally(step.model, backend.name, monotonic(), pool.price, len(sending.body))
         tally.surface, tally.span = sending.surface, span
-        tally.prompt = sending.prompt
+        tally.prompt, tally.choices = sending.prompt, sending.choices
+        tally.idealised = pool.idealised
         tally.held = step.held if backend.name == step.prefer else 0
         if self.ledger.prompt is None:
             self.ledger.prompt = sending.prompt
@@ -229,8 +229,6 @@ class Attempts:
         live = self._live.get(attempt.number)
         if live and live.call.complete:
             await live.call.finish()
-        if live and live.call.tally.first_byte is not None:
-            self._heard.add(attempt.number)
         self.drop(attempt.number, None)
 
     async def finish(self) -> None:
@@ -246,19 +244,19 @@ class Attempts:
             live.call.close(None if live.call.complete else blame or Blame.GONE)
 
     def emits(self, attempt: Attempt, tokens: int) -> None:
-        """A policy passes on what it heard of this attempt, now so many tokens.
-
-        Raises `PolicyError` if there is nothing that it could have heard.
+        """A policy passes it on piece by piece, now so many tokens: also what it said before it
+        was closed or broke.
         """
-        live = None if attempt.number in self._heard else self.known(attempt)
-        if isinstance(live, Failed):
-            raise PolicyError("an attempt that failed has nothing to be emitted")
+        live = self._live.get(attempt.number)
         if self._admission:
             self._admission.written(live.call.place if live else None)
         if live:
             live.call.emits(tokens)
-        else:
-            self.ledger.tallies[attempt.number].emits(tokens)
+            return
+        known = 0 <= attempt.number < len(self.ledger.tallies)
+        if not known or self.ledger.tallies[attempt.number].first_byte is None:
+            raise PolicyError("nothing can be emitted from an attempt that has said nothing")
+        self.ledger.tallies[attempt.number].emits(tokens)
 
     def close_all(self, blame: Blame | None) -> None:
         """Close every call that is still open."""

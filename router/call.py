@@ -49,6 +49,8 @@ class Outgoing:
     stream: bool
     prompt: int | None = None
     """Tokens of the prompt, where it is sent as token ids."""
+    choices: int = 1
+    """Answers that are asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,7 +229,7 @@ def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _most_expensive(models: Mapping[str, ModelConfig]) -> str:
-    return max(models, key=lambda name: (models[name].price.output, models[name].params_b))
+    return max(models, key=lambda name: (models[name].charge.output, models[name].params_b))
 
 
 def _in_order(decoded: Decoded, complaints: list[Complaint]) -> tuple[Problem, ...]:

@@ -27,14 +27,12 @@ from router.steps import Usage
 
 __all__ = ["active_params", "baseline", "cost", "delivered", "handoffs", "priced", "saved"]
 
-PER_MILLION = 1e-6
-"""Prices are quoted in USD per million tokens."""
 
-
-def cost(usage: Usage, price: Price, held: int = 0) -> float:
-    """USD for these tokens at this price, `held` of the prompt's having been paid for before."""
-    prompt = max(usage.prompt - held, 0)
-    return (prompt * price.input + usage.completion * price.output) * PER_MILLION
+def cost(usage: Usage, price: Price, held: int = 0, choices: int = 1) -> float:
+    """USD for these tokens at this price, `held` of the prompt's having been paid for before;
+    `choices` is how many answers they make.
+    """
+    return price.usd(usage, held, choices)
 
 
 def priced(attempts: Iterable[AttemptEnded], prices: Mapping[str, Price]) -> float:
@@ -42,7 +40,9 @@ def priced(attempts: Iterable[AttemptEnded], prices: Mapping[str, Price]) -> flo
 
     Raises KeyError for an attempt on a model without a price: every configured model has one.
     """
-    return sum(cost(a.usage, prices[a.model], a.held) for a in attempts if a.usage is not None)
+    return sum(
+        cost(a.usage, prices[a.model], a.held, a.choices) for a in attempts if a.usage is not None
+    )
 
 
 def delivered(attempts: Iterable[AttemptEnded]) -> Usage:

@@ -35,6 +35,7 @@ from router.runtime import Runtime
 from router.scoring import scored
 from router.steps import (
     Attempt,
+    Begin,
     Close,
     Compute,
     Embed,
@@ -48,6 +49,7 @@ from router.steps import (
     Parse,
     Relay,
     Render,
+    Request,
     Route,
     Score,
     Scores,
@@ -141,7 +143,7 @@ class Drive:
             else:
                 reply = await self._perform(step)
 
-    async def _perform(self, step: Step) -> Any:  # noqa: PLR0911  # a reply per kind of step
+    async def _perform(self, step: Step) -> Any:  # noqa: C901, PLR0911  # a reply per kind of step
         match step:
             case Next():
                 return await self._attempts.next(step)
@@ -158,6 +160,8 @@ class Drive:
             case Route():
                 remaining = self._frames[-1].until - monotonic()
                 self._push(step, monotonic() + remaining * step.share)
+            case Begin():
+                return self._begun(step.target, step.request)
             case Compute():
                 return await self._compute(step)
             case Render() | Spell() | Parse() | Embed() | Score():
@@ -169,14 +173,16 @@ class Drive:
     # ------------------------------------------------------------------------ the stack
 
     def _push(self, step: Route, until: float) -> None:
-        policy = self.runtime.target(step.target)
+        self._frames.append(Frame(step.target, self._begun(step.target, step.request), until))
+
+    def _begun(self, target: str, request: Request) -> Steps:
+        policy = self.runtime.target(target)
         if policy is None:  # the config refuses dangling names; only a policy's own bug gets here
-            raise PolicyError(f'there is nothing named "{step.target}" to route to')
+            raise PolicyError(f'there is nothing named "{target}" to route to')
         try:
-            steps = policy.route(step.request, self.fleet)
+            return policy.route(request, self.fleet)
         except Exception:  # noqa: BLE001  # a policy is somebody else's code
-            raise broke(step.target) from None
-        self._frames.append(Frame(step.target, steps, until))
+            raise broke(target) from None
 
     def _checked(self, ended: Any, frame: Frame) -> Ended:
         if not isinstance(ended, Finished | Failed):
@@ -259,12 +265,11 @@ class Drive:
 
     async def _emit(self, step: Emit) -> None:
         if self.ledger.request.surface not in OPENAI_STREAMS:
-            raise PolicyError("only into a chat or a completion can be emitted")
+            raise PolicyError("only a chat or a completion can be emitted into")
         if self.answer.committed and not self.answer.composer:
             raise PolicyError("the answer was relayed: nothing can be emitted into it")
         self._attempts.emits(step.attempt, len(step.tokens))
-        if step.drawn:
-            self.ledger.drawn = tuple({drawn.number for drawn in step.drawn})
+        self.ledger.beside.update(attempt.number for attempt in step.beside)
         if self.answer.composer is None:
             self.answer.composer = Composer(self.ledger.request, int(self.shared.wall()))
         if part := self.answer.composer.emit(step):
@@ -288,7 +293,9 @@ class Drive:
                     return told
                 failed = told
         finally:
-            self.ledger.waited += monotonic() - before
+            now = monotonic()
+            self.ledger.waited += now - before
+            self.ledger.asked.append((step.model, before, now))
         return failed or Failed(Attempt(-1, step.model, ""), nowhere(pool, tried))
 
     async def _ask_one(self, step: Question, pool: Pool, backend: Backend) -> Told | Failed:

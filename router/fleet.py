@@ -12,15 +12,42 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from router.steps import ScoreApi, Surface
+from router.steps import ScoreApi, Surface, Usage
+
+PER_MILLION = 1e-6
+"""Prices are quoted in USD per million tokens."""
+
+
+def before(usage: Usage, choices: int = 1) -> float:
+    """Tokens that stand before one of the answer, on average over it: the prompt, and half of its
+    own choice.
+    """
+    return usage.prompt + max(usage.completion / choices - 1, 0.0) / 2
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """USD per million tokens."""
+    """USD per million tokens of the prompt and of the answer, and USD per `call`.
+
+    `context` is USD per million pairs of a token of the answer and one before it: the longer the
+    text, the dearer its next token. It comes of idealised runtimes (`router.idealised`) only.
+    """
 
     input: float = 0.0
     output: float = 0.0
+    call: float = 0.0
+    context: float = 0.0
+
+    def usd(self, usage: Usage, held: int = 0, choices: int = 1) -> float:
+        """USD for a call with these tokens, `held` of the prompt's having been paid for before;
+        0 for one without any token.
+        """
+        if not (usage.prompt or usage.completion):
+            return 0.0
+        pairs = usage.completion * before(usage, choices) if self.context else 0.0
+        prompt = max(usage.prompt - held, 0)
+        tokens = prompt * self.input + usage.completion * self.output + pairs * self.context
+        return self.call + tokens * PER_MILLION
 
 
 @dataclass(frozen=True, slots=True)

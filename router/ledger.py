@@ -17,6 +17,7 @@ from typing import Any
 from router.cost import cost, delivered
 from router.faults import Blame, Fault
 from router.fleet import Price
+from router.idealised import Ideal, Idealised, together
 from router.observe import AttemptEnded, Queued, RequestEnded
 from router.steps import Request, Surface, Usage
 from router.trace import Trace
@@ -30,8 +31,9 @@ class Tally:
     """One attempt so far. Times are monotonic, in seconds; `sent` counts the request's bytes,
     `pieces` the events of a stream. `prompt` counts the prompt's tokens where they were sent as
     such; of them `held` were in the backend's prefix cache by this request's own doing. `emitted`
-    counts the tokens that a policy passed to the client one by one; None if it did not. `span` is
-    its own in the request's trace, 0 if it has none.
+    counts the tokens that a policy passed to the client one by one; None if it did not. `choices`
+    is how many answers were asked for, `idealised` how long the model takes alone, if it is known.
+    `span` is its own in the request's trace, 0 if it has none.
     """
 
     model: str
@@ -50,9 +52,11 @@ class Tally:
     prompt: int | None = None
     held: int = 0
     emitted: int | None = None
+    choices: int = 1
+    idealised: Idealised | None = None
 
     def emits(self, tokens: int) -> None:
-        """So many more of its tokens are passed to the client."""
+        """So many more of its tokens are the client's."""
         self.answer = True
         if tokens:
             self.emitted = (self.emitted or 0) + tokens
@@ -60,7 +64,15 @@ class Tally:
     @property
     def cost(self) -> float:
         """USD, as far as the backend has stated what it did."""
-        return 0.0 if self.usage is None else cost(self.usage, self.price, self.held)
+        return 0.0 if self.usage is None else self._cost(self.usage)
+
+    def _cost(self, usage: Usage) -> float:
+        return cost(usage, self.price, self.held, self.choices)
+
+    def _ideal(self, usage: Usage | None) -> Ideal | None:
+        if usage is None or self.idealised is None:
+            return None
+        return self.idealised.ideal(usage, self.held, self.choices)
 
     def told(self, now: float, request_began: float) -> AttemptEnded:
         """The attempt as listeners see it."""
@@ -75,10 +87,12 @@ class Tally:
             first_byte=None if self.first_byte is None else self.first_byte - self.began,
             usage=usage,
             answer=self.answer,
-            cost=0.0 if usage is None else cost(usage, self.price, self.held),
+            cost=0.0 if usage is None else self._cost(usage),
             estimated=estimated,
             emitted=self.emitted,
             held=self.held,
+            choices=self.choices,
+            ideal=self._ideal(usage),
             surface=self.surface,
             began=self.began - request_began,
             span=self.span,
@@ -88,6 +102,10 @@ class Tally:
 def told(reason: str, detail: str) -> str:
     """A reason with its detail, for people."""
     return f"{reason}; {detail}" if detail else reason
+
+
+def _began(span: tuple[str, float, float]) -> float:
+    return span[1]
 
 
 def _completed(tally: Tally) -> int:
@@ -101,7 +119,8 @@ class Ledger:
     prompt's tokens once a policy has sent it as token ids. `reason` and `detail` are what was said
     last, `before` what those said who had handed the request on; `cited` what the answer is made
     from, `sent` the share of the client's prompt that this leaves; `queued` the waits for a place;
-    `drawn` numbers the attempts that a policy chose the answer from, if the client is to be told.
+    `beside` numbers the attempts all of whose tokens the client's usage counts; `asked` says which
+    models were asked something that is no attempt, from when to when.
     """
 
     request: Request
@@ -124,7 +143,8 @@ class Ledger:
     tallies: list[Tally] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     queued: list[Queued] = field(default_factory=list)
-    drawn: tuple[int, ...] = ()
+    beside: set[int] = field(default_factory=set)
+    asked: list[tuple[str, float, float]] = field(default_factory=list)
 
     def attempts(self, now: float) -> tuple[AttemptEnded, ...]:
         """All attempts as they stand."""
@@ -141,11 +161,15 @@ class Ledger:
         return known if self.prompt is None else replace(known, prompt=self.prompt)
 
     def counted(self, now: float) -> Usage:
-        """The usage that the client is told: the answer's, and what was drawn for it beside."""
-        usage = self.delivered(now)
-        drawn = (self.tallies[number].told(now, self.began).usage for number in self.drawn)
-        spent = sum(known.completion for known in drawn if known)
-        return replace(usage, completion=max(usage.completion, spent))
+        """What the client's usage says of a composed answer: its tokens, and those thrown away of
+        the attempts `beside`.
+        """
+        told, more = self.attempts(now), 0
+        for number in self.beside:
+            usage = told[number].usage
+            more += max(usage.completion - told[number].written, 0) if usage else 0
+        known = self.delivered(now)
+        return replace(known, completion=known.completion + more)
 
     def baseline_cost(self, now: float) -> float:
         """USD that the same answer would have cost on the baseline model alone, which would have
@@ -153,6 +177,17 @@ class Ledger:
         """
         usage = self.delivered(now)
         return cost(replace(usage, prompt=round(usage.prompt / self.sent)), self.baseline)
+
+    def waits(self, now: float) -> dict[str, float]:
+        """Seconds in which something of each model was waited for; at the same time counts once."""
+        spans = [(t.model, t.began, t.ended or now) for t in self.tallies]
+        waits: dict[str, float] = {}
+        until: dict[str, float] = {}
+        for model, began, ended in sorted([*spans, *self.asked], key=_began):
+            fresh = max(ended - max(began, until.get(model, began)), 0.0)
+            waits[model] = waits.get(model, 0.0) + fresh
+            until[model] = max(ended, until.get(model, ended))
+        return waits
 
     @property
     def said(self) -> tuple[str, ...]:
@@ -195,6 +230,7 @@ class Ledger:
             upstream=self.waited,
             gaps=tuple(self.gaps),
             cost=sum(attempt.cost for attempt in attempts),
+            ideal=together(one.ideal for one in attempts if one.usage is not None),
             baseline=self.baseline_cost(now),
             delivered=self.delivered(now),
             trace=self.trace,

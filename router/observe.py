@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from router.faults import Blame
+from router.idealised import Ideal
 from router.steps import Surface, Usage
 from router.trace import Trace
 
@@ -32,8 +33,9 @@ class AttemptEnded:
     then it is a count of the pieces that came, and of the prompt's bytes. `cost` is in USD, at the
     prices of the request's own revision. `emitted` counts the tokens that a policy passed on
     one by one, None if it did not. Of its prompt's tokens the request had paid for `held` before: a
-    continuation finds them in the backend's prefix cache. It `began` so long after its request;
-    `span` is its own in the request's trace, 0 if it has none.
+    continuation finds them in the backend's prefix cache. `choices` are the answers that were asked
+    for. `ideal` is what it takes alone (`router.idealised`), None where that is not known. It
+    `began` so long after its request; `span` is its own in the request's trace, 0 if it has none.
     """
 
     model: str
@@ -47,6 +49,8 @@ class AttemptEnded:
     estimated: bool = False
     emitted: int | None = None
     held: int = 0
+    choices: int = 1
+    ideal: Ideal | None = None
     surface: Surface = Surface.CHAT
     began: float = 0.0
     span: int = 0
@@ -86,8 +90,10 @@ class RequestEnded:
     `gaps` are the times between pieces of a streamed answer. `upstream` is the time during which
     the gateway did nothing but wait for backends or for the client to read; `seconds - upstream` is
     the gateway's own share. `delivered` counts the tokens of the answer, its prompt once;
-    `baseline` is what they would have cost on the baseline model alone. Costs in USD. `queued` are
-    its waits for a place, as far as it had to wait. `trace` is None where nothing is traced.
+    `baseline` is what they would have cost on the baseline model alone. Costs in USD. `ideal` is
+    what all attempts take, each alone and one after the other; None where it is not known of one.
+    `queued` are its waits for a place, as far as it had to wait. `trace` is None where nothing is
+    traced.
     """
 
     id: str
@@ -109,6 +115,7 @@ class RequestEnded:
     cost: float
     baseline: float
     delivered: Usage = NOTHING
+    ideal: Ideal | None = None
     said: tuple[str, ...] = ()
     trace: Trace | None = None
     queued: tuple[Queued, ...] = ()

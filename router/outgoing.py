@@ -49,6 +49,7 @@ def outgoing(
         surface=request.surface,
         stream=request.stream,
         prompt=_tokens(changes.get("prompt", request.body.get("prompt"))),
+        choices=_choices(changes.get("n", request.body.get("n"))),
     )
 
 
@@ -65,6 +66,11 @@ def _tokens(prompt: Any) -> int | None:
     """How many tokens a prompt of token ids has."""
     ids = isinstance(prompt, list | tuple) and prompt and isinstance(prompt[0], int)
     return len(prompt) if ids else None
+
+
+def _choices(n: Any) -> int:
+    """How many answers are asked for; 1 where what stands there is no number of them."""
+    return n if isinstance(n, int) and n > 1 else 1
 
 
 def headers(

@@ -7,13 +7,14 @@ write (trying the next backend of a pool, collecting a draft) is written once, h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from router.steps import (
     UNCHANGED,
     Attempt,
+    Begin,
     Close,
     Compute,
     Delta,
@@ -85,6 +86,12 @@ def relay_one(draft: Draft, beside: tuple[Attempt, ...] = ()) -> Steps:
 
     The usage that the client is told counts all choices, and the attempts `beside`.
     """
+    if draft.emits:
+        *before, last = draft.emits
+        for emit in before:
+            yield replace(emit, choice=0)
+        yield replace(last, choice=0, beside=(*draft.opened, *beside))
+        return draft.finished
     ended: Ended = yield Relay(draft.attempt, draft.choice, beside)
     return ended
 
@@ -146,6 +153,12 @@ def route(target: str, request: Request, share: float = 1.0) -> Steps:
     return ended
 
 
+def begin(target: str, request: Request) -> Phrase[Steps]:
+    """The steps of another policy or model, to be performed and closed by whoever asks."""
+    steps: Steps = yield Begin(target, request)
+    return steps
+
+
 def note(
     reason: str,
     detail: str = "",
@@ -182,7 +195,8 @@ def serve(model: str, request: Request, changes: Mapping[str, Any] = UNCHANGED) 
 def together(parts: Sequence[Phrase[T]]) -> Phrase[list[T]]:
     """Say several phrases side by side; each hears its own attempts as soon as they speak.
 
-    None of them may set a timeout: it would have to hold for all.
+    A timeout that one of them sets begins anew when another hears something: nobody here has a
+    clock, and so it may come later than it was asked for.
     """
     if len(parts) == 1:
         return [(yield from parts[0])]
@@ -204,12 +218,24 @@ def together(parts: Sequence[Phrase[T]]) -> Phrase[list[T]]:
     for number in range(len(parts)):
         yield from advance(number, None)
     while waiting:
-        event = yield from next_event(*(a for step in waiting.values() for a in step.attempts))
-        assert not isinstance(event, TimedOut)
-        owner = next(n for n, step in waiting.items() if event.attempt in step.attempts)
+        patience = {n: step.timeout for n, step in waiting.items() if step.timeout is not None}
+        first = min(patience, key=lambda n: patience[n], default=None)
+        event = yield from next_event(
+            *(a for step in waiting.values() for a in step.attempts),
+            timeout=None if first is None else patience[first],
+        )
+        owner = _hearer(event, waiting, first)
         del waiting[owner]
         yield from advance(owner, event)
     return [results[number] for number in range(len(parts))]
+
+
+def _hearer(event: Event, waiting: Mapping[int, Next], impatient: int | None) -> int:
+    """Whose event this is; a timeout is that of the most impatient."""
+    if isinstance(event, TimedOut):
+        assert impatient is not None
+        return impatient
+    return next(n for n, step in waiting.items() if event.attempt in step.attempts)
 
 
 def collect(attempt: Attempt) -> Phrase[Draft | Failed]:
@@ -229,12 +255,19 @@ def collect(attempt: Attempt) -> Phrase[Draft | Failed]:
                 return failed
 
 
-def collect_all(attempt: Attempt) -> Phrase[tuple[Draft, ...] | Failed]:
-    """As `collect`, of every choice, in their order; `relay_one` can send one of them after."""
+def collect_all(
+    attempt: Attempt, heard: Iterable[Event] = ()
+) -> Phrase[tuple[Draft, ...] | Failed]:
+    """As `collect`, of every choice, in their order; `relay_one` can send one of them after.
+
+    `heard` is what was heard of the attempt before.
+    """
+    before = iter(heard)
     texts: dict[int, list[str]] = {0: []}
     tokens: dict[int, list[Token]] = {}
     while True:
-        match (yield from next_event(attempt)):
+        event = next(before, None)
+        match event or (yield from next_event(attempt)):
             case Delta() as delta:
                 texts.setdefault(delta.choice, []).append(delta.text)
                 tokens.setdefault(delta.choice, []).extend(delta.tokens)

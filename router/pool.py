@@ -16,7 +16,7 @@ from zlib import crc32
 
 from router.backend import Backend, Clock
 from router.breaker import BreakerSettings
-from router.fleet import Abilities, ModelView, Price
+from router.fleet import Abilities, ModelView
 from router.line import HIGH, LOW, Bounds, Line
 from router.sections import BreakerConfig, ModelConfig
 from router.steps import Surface
@@ -110,7 +110,8 @@ class Pool:
     ) -> None:
         self.name = name
         self.settings = settings
-        self.price = Price(settings.price.input, settings.price.output)
+        self.price = settings.charge
+        self.idealised = settings.alone
         before: tuple[Backend, ...] = previous.backends if previous else ()
         known = {backend.url: backend for backend in before}
         rules = BreakerSettings(breaker.failures, breaker.wait, breaker.longest)

@@ -19,7 +19,9 @@ from pydantic import (
     model_validator,
 )
 
+from router.fleet import Price
 from router.hosts import Gigabytes, Sleeping
+from router.idealised import Idealised
 from router.steps import Surface
 from router.values import (
     Amount,
@@ -125,12 +127,35 @@ class KeysConfig(Section):
 
 
 class PriceConfig(Section):
-    """USD per million tokens."""
+    """What tokens and calls cost."""
 
     input: Amount = 0.0
     """USD per million tokens of the prompt."""
     output: Amount = 0.0
     """USD per million tokens of the answer."""
+    call: Amount = 0.0
+    """USD per call to a backend, however long."""
+
+
+class IdealisedConfig(Section):
+    """Seconds that a call takes on the model's own hardware, served alone; `tandem bench backend`
+    measures them.
+    """
+
+    call: Amount = 0.0
+    """Seconds of every call, however short."""
+    prefill: Amount = 0.0
+    """Seconds per token of the prompt."""
+    decode: Amount = 0.0
+    """Seconds per token of the answer."""
+    context: Amount = 0.0
+    """Seconds more per token of the answer for each token that stands before it."""
+
+    @model_validator(mode="after")
+    def _some_time(self) -> Self:
+        if not (self.call or self.prefill or self.decode or self.context):
+            raise ValueError("a call takes some time: give call, prefill, decode or context")
+        return self
 
 
 class QueueConfig(Section):
@@ -160,7 +185,13 @@ class ModelConfig(Section):
     context: Annotated[int, Field(gt=0)] | None = None
     """Longest prompt and answer together, in tokens; by default what the backends report."""
     price: PriceConfig = PriceConfig()
-    """What its tokens cost; 0 by default."""
+    """What its tokens cost; by default what its idealised runtime says, or 0."""
+    idealised: IdealisedConfig | None = None
+    """How long it takes alone; without it, no idealised figures are known of it."""
+    accelerators: Annotated[int, Field(ge=1, le=65_536)] = 1
+    """How many accelerators one of its servers takes, where it was measured."""
+    usd_per_hour: Amount | None = None
+    """USD per hour of one accelerator; the price of idealised seconds."""
     api_key_env: Variable | None = None
     """The environment variable whose value is sent to the backends as a bearer token."""
     api_key_file: SecretFile | None = None
@@ -179,6 +210,34 @@ class ModelConfig(Section):
         if self.api_key_env is not None and self.api_key_file is not None:
             raise ValueError("api_key_file: the key is in one place; api_key_env names another")
         return self
+
+    @model_validator(mode="after")
+    def _hours_of_what(self) -> Self:
+        for name in ("accelerators", "usd_per_hour"):
+            if self.idealised is None and name in self.model_fields_set:
+                raise ValueError(f"{name}: counts idealised seconds; give `idealised`, too")
+        return self
+
+    @property
+    def alone(self) -> Idealised | None:
+        """How long it takes alone, if that was said."""
+        if (said := self.idealised) is None:
+            return None
+        return Idealised(
+            said.call,
+            said.prefill,
+            said.decode,
+            said.context,
+            self.accelerators,
+            self.usd_per_hour,
+        )
+
+    @property
+    def charge(self) -> Price:
+        """What its calls cost: its price, or without one what its idealised runtime comes to."""
+        alone = None if "price" in self.model_fields_set else self.alone
+        derived = alone.price if alone else None
+        return derived or Price(self.price.input, self.price.output, self.price.call)
 
 
 class RequestsConfig(Section):

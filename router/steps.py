@@ -17,7 +17,8 @@ Ten words, one meaning each:
     Policy       the generator and its settings
     Runtime      config, policies and artifacts, swapped as one (`router.runtime`)
 
-This file must stay free of behaviour: values only, so that it can be read in one sitting.
+This file must stay free of behaviour: values only, so that it can be read in one sitting. What can
+be asked of a model beside an answer stands in `router.questions`.
 """
 
 from __future__ import annotations
@@ -30,24 +31,35 @@ from typing import (
     Annotated,
     Any,
     ClassVar,
-    Literal,
     Protocol,
     TypeAlias,
     runtime_checkable,
 )
 
 from router.faults import Blame, Fault
+from router.questions import (
+    Embed,
+    Parse,
+    Parsed,
+    Render,
+    Score,
+    ScoreApi,
+    Scorer,
+    Scores,
+    Spell,
+    Vectors,
+)
 from router.request import Request, Surface, Usage
 
 if TYPE_CHECKING:
     from router.fleet import Fleet
 
 __all__ = [
-    "Alternative", "Attempt", "Blame", "Close", "Compute", "Delta", "Draft", "Embed", "Emit",
-    "Ended", "Event", "Failed", "Fault", "Finished", "ModelName", "Next", "Note", "Open", "Parse",
-    "Parsed", "Particular", "Policy", "Relay", "Render", "Request", "Route", "Score", "ScoreApi",
-    "Scorer", "Scores", "Spell", "Step", "Steps", "Surface", "TargetName", "TimedOut", "Token",
-    "Usage", "UNCHANGED", "Vectors",
+    "Alternative", "Attempt", "Begin", "Blame", "Close", "Compute", "Delta", "Draft", "Embed",
+    "Emit", "Ended", "Event", "Failed", "Fault", "Finished", "ModelName", "Next", "Note", "Open",
+    "Parse", "Parsed", "Particular", "Policy", "Relay", "Render", "Request", "Route", "Score",
+    "ScoreApi", "Scorer", "Scores", "Spell", "Step", "Steps", "Surface", "TargetName", "TimedOut",
+    "Token", "Usage", "UNCHANGED", "Vectors",
 ]  # fmt: skip
 
 ModelName = Annotated[str, "model"]
@@ -55,15 +67,6 @@ ModelName = Annotated[str, "model"]
 
 TargetName = Annotated[str, "target"]
 """A policy field that names a model or another policy; dangling and cyclic ones are refused."""
-
-Vectors: TypeAlias = tuple[tuple[float, ...], ...]
-"""Embeddings, one a text."""
-
-Scores: TypeAlias = tuple[float, ...]
-"""What a reward model says, one finite number a text; more is better."""
-
-ScoreApi: TypeAlias = Literal["score", "classify", "pooling"]
-"""The ways in which servers tell scores, as vLLM calls them."""
 
 UNCHANGED: Mapping[str, Any] = MappingProxyType({})
 """No change to the request's body: the client's own bytes travel, except for the model's name."""
@@ -135,11 +138,10 @@ class Emit:
     """Write `text` into the client's answer, in the name of the attempt's model. Reply: None.
 
     `tokens` are those that the text is made of, for log-probabilities and for who wrote what; a
-    token whose character is not complete yet may come with no text. `finish` ends the choice.
-    `message` is a whole message in place of text: what `Parse` has found in it. An attempt of which
-    something was heard may have been closed meanwhile: what a policy chooses late is still that
-    attempt's. The usage that the client is told then counts all tokens of the attempts that were
-    `drawn` for this answer, those that nobody sees included, and the prompt once.
+    token whose character is not complete yet may come with no text. `finish` ends the choice. The
+    attempt may have been closed or have broken since it was heard.
+    `message` is a whole message in place of text: what `Parse` has found in it. The usage that the
+    client is told counts everything that the attempts `beside` have generated, too.
     """
 
     attempt: Attempt
@@ -148,7 +150,7 @@ class Emit:
     choice: int = 0
     finish: Finished | None = None
     message: Mapping[str, Any] | None = None
-    drawn: tuple[Attempt, ...] = ()
+    beside: tuple[Attempt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,89 +169,6 @@ class Compute:
 
 
 @dataclass(frozen=True, slots=True)
-class Render:
-    """Apply `model`'s chat template. Reply: the prompt's token ids, or `Failed`."""
-
-    model: str
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
-class Spell:
-    """The text of these tokens, as `model`'s backend spells them. Reply: a string, or `Failed`.
-
-    For seams between two models only, where a character may be split: elsewhere the backend's own
-    text is right, and free.
-    """
-
-    model: str
-    request: Request
-    tokens: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Embed:
-    """The embeddings of these texts, made by `model`. Reply: `Vectors`, or `Failed`.
-
-    It may take `share` of the time that is left: somebody has yet to answer.
-    """
-
-    model: str
-    request: Request
-    texts: tuple[str, ...]
-    share: float = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Scorer:
-    """How a served reward model is asked, and which of its numbers is the score.
-
-    `score` sends the question and all texts in one call, and the server makes a pair of each;
-    `classify` and `pooling` send a chat of two messages per text. Of several numbers the score is
-    that of `label` (from the end if negative), at the last token that has any. `logits` are what
-    the server knows before it squashes them to probabilities. Unless texts are `whole`, they are
-    beginnings of answers, and a chat template puts nothing after them.
-    """
-
-    api: ScoreApi = "score"
-    label: int = -1
-    logits: bool = False
-    whole: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """What `model` thinks of these answers to what was `asked`. Reply: `Scores`, or `Failed`.
-
-    Texts may be whole answers or beginnings of them, and are scored side by side. Each call is an
-    attempt that is counted; the client sees none of them. It may take `share` of the time that is
-    left: somebody has yet to answer.
-    """
-
-    model: str
-    request: Request
-    asked: str
-    texts: tuple[str, ...]
-    by: Scorer = Scorer()
-    share: float = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Parse:
-    """Read a whole chat answer as `model`'s backend reads its own. Reply: `Parsed`, or `Failed`.
-
-    Tool calls and reasoning are marked in the text as each model was taught to; only its backend
-    knows how. `tokens` are the answer's, `prompt` those before it, `reason` why it ended.
-    """
-
-    model: str
-    request: Request
-    prompt: tuple[int, ...]
-    tokens: tuple[int, ...]
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Route:
     """Hand the request to another policy or model. Reply: how that ended.
 
@@ -260,6 +179,18 @@ class Route:
     target: str
     request: Request
     share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The steps of another policy or model, for this policy to perform. Reply: `Steps`.
+
+    What they would give the client is this policy's to keep or to give; it must close them.
+    `router.overheard` is the phrase for it.
+    """
+
+    target: str
+    request: Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +211,7 @@ class Note:
 
 Step: TypeAlias = (
     Open | Next | Relay | Emit | Close | Compute | Render | Spell | Parse | Embed | Score | Route
-    | Note
+    | Begin | Note
 )  # fmt: skip
 
 
@@ -352,22 +283,20 @@ Steps: TypeAlias = Generator[Step, Any, Ended]
 
 
 @dataclass(frozen=True, slots=True)
-class Parsed:
-    """A message with its tool calls and its reasoning apart, and why it ended."""
-
-    message: Mapping[str, Any]
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Draft:
-    """A whole answer that the client has not seen: one choice's, with how that finished."""
+    """A whole answer that the client has not seen: one choice's, with how that finished.
+
+    Where a policy wrote it piece by piece, these are `emits`, and `attempt` is the first writer.
+    `opened` are all attempts that a policy has opened on its way to this draft.
+    """
 
     attempt: Attempt
     text: str
     tokens: tuple[Token, ...]
     finished: Finished
     choice: int = 0
+    emits: tuple[Emit, ...] = ()
+    opened: tuple[Attempt, ...] = ()
 
 
 class Policy(Protocol):

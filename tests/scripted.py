@@ -33,6 +33,10 @@ Script: TypeAlias = Callable[["Call"], Awaitable[None]]
 Headers: TypeAlias = Sequence[tuple[str, str]]
 
 
+PATHS = (*(f"/v1/{surface.value}" for surface in Surface), "/classify", "/pooling")
+"""Where a vLLM that serves everything answers."""
+
+
 class Call:
     """One request, whole, and the answer to it as far as it was written."""
 
@@ -344,7 +348,7 @@ class Backend:
             pages: dict[str, Mapping[str, Any]] = {
                 "/health": {},
                 "/version": {"version": "0.32.0"},
-                "/openapi.json": {"paths": {f"/v1/{surface.value}": {} for surface in Surface}},
+                "/openapi.json": {"paths": {path: {} for path in PATHS}},
                 "/v1/models": {"data": [{"id": n, "max_model_len": 4096} for n in self.serves]},
             }
             found = pages.get(call.path)

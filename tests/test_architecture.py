@@ -23,6 +23,7 @@ LONGEST_FUNCTION = 60
 SHARED = {
     "router.steps",
     "router.phrases",
+    "router.overheard",
     "router.fleet",
     "policies.duet",
     "policies.filtering",

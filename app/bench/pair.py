@@ -12,8 +12,15 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deploy.pair.problems import REPORT_SEED_FROM
+
+if TYPE_CHECKING:
+    from app.bench.backend_measure import Found
+
+ALONE = 30.0
+"""Seconds for which each server is timed alone."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     more = "a policy to add, as YAML: 'NAME: {use: ...}'; may be repeated"
     add("--add", action="append", metavar="YAML", help=more)
     add("--curve", action="store_true", help="measure several thresholds of each policy too")
-    add("--plot", type=Path, metavar="FILE.png", help="draw accuracy over active parameters")
+    plot = "draw accuracy over active parameters, and over idealised cost"
+    add("--plot", type=Path, metavar="FILE.png", help=plot)
+    alone = "do not time the servers alone first, which takes about a minute"
+    add("--no-idealised", action="store_true", help=alone)
     add("--tuning", action="store_true", help="allow seeds that are for training and tuning")
     add("--json", action="store_true", help="print the rows as JSON")
 
@@ -46,6 +56,7 @@ def main(options: argparse.Namespace) -> int:
 def _measured(options: argparse.Namespace) -> int:
     import uvloop
 
+    from app.bench.backend_report import as_tree, summary
     from app.bench.pair_measure import Plan, measure
     from app.bench.pair_rows import table
     from app.bench.processes import BenchError
@@ -56,13 +67,21 @@ def _measured(options: argparse.Namespace) -> int:
     from router.config import ConfigError
 
     asked = list(problems(options.seed, options.n))
-    plan = Plan(asked, options.policy or (), options.curve, more=options.add or ())
+    plan = Plan(
+        asked,
+        options.policy or (),
+        options.curve,
+        more=options.add or (),
+        idealised=0.0 if options.no_idealised else ALONE,
+    )
+    timed: list[Found] = []
     try:
-        rows = uvloop.run(measure(plan))
+        rows = uvloop.run(measure(plan, timed.append))
     except (BenchError, CalibrationError, ConfigError, EmbeddedError, TrialError) as error:
         return _fail(str(error), 1)
     told = {"seed": options.seed, "n": options.n, "rows": [asdict(row) for row in rows]}
-    print(json.dumps(told) if options.json else table(rows))
+    told["backends"] = [as_tree(found) for found in timed]
+    print(json.dumps(told) if options.json else "\n\n".join([table(rows), *map(summary, timed)]))
     if options.plot:
         from app.bench.pair_plot import draw
 

@@ -1,51 +1,80 @@
-"""The picture of `tandem bench pair`: accuracy over average activated parameters, as a PNG.
+"""The picture of `tandem bench pair`: accuracy over cost, as a PNG.
 
 Knows rows and matplotlib, which comes with the `train` extra.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from app.bench.pair_rows import Row
 
 SIZE = (8.0, 5.0)
-"""Inches; at the resolution below it fills a page of documentation."""
+"""Inches of a panel; at the resolution below it fills a page of documentation."""
 DOTS_PER_INCH = 130
-TICKS = (0.06, 0.1, 0.2, 0.3, 0.5, 1.0)
+PARAMETERS = (0.06, 0.1, 0.2, 0.3, 0.5, 1.0)
 """Millions of parameters: from the small model to the large one, evenly by their ratio."""
+COSTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Parts of what the large model takes alone."""
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:
-    """A line per policy that was measured at several settings, a point per other one."""
+    """A line per policy that was measured at several settings, a point per other one; a second
+    panel where idealised costs are known.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=SIZE, layout="constrained")
+    panels = [Panel("activated parameters per token (millions)", PARAMETERS, _parameters)]
+    if any(row.idealised_cost for row in rows):
+        panels.append(Panel("idealised cost (large model alone = 1)", COSTS, _cost))
+    figure = Figure(figsize=(SIZE[0] * len(panels), SIZE[1]), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for line, points in _lines(rows):
-        x = [point.avg_params for point in points]
-        y = [100 * point.accuracy for point in points]
-        low = [100 * (point.accuracy - point.accuracy_low) for point in points]
-        high = [100 * (point.accuracy_high - point.accuracy) for point in points]
-        style = "o-" if len(points) > 1 else "s"
-        axes.errorbar(
-            x, y, yerr=(low, high), fmt=style, label=line, markersize=4, elinewidth=0.6, capsize=2
-        )
-    axes.set_xscale("log")
-    axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
-    axes.minorticks_off()
-    axes.set_xlabel("activated parameters per token (millions)")
-    axes.set_ylabel("right answers (%), with 95 % intervals")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    several = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, panel in zip(several, panels, strict=True):
+        panel.draw(axes, rows)
+    several[0].set_ylabel("right answers (%), with 95 % intervals")
+    several[0].legend(loc="lower right")
     figure.savefig(file, dpi=DOTS_PER_INCH)
 
 
-def _lines(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
-    """Each policy's rows, from the smallest to the largest cost."""
-    for line in dict.fromkeys(row.line for row in rows):
-        own = [row for row in rows if row.line == line]
-        yield line, sorted(own, key=lambda row: row.avg_params)
+def _parameters(row: Row) -> float | None:
+    return row.avg_params
+
+
+def _cost(row: Row) -> float | None:
+    return row.idealised_cost
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Accuracy over one kind of cost: `axis` says which, `ticks` where its numbers stand."""
+
+    axis: str
+    ticks: Sequence[float]
+    cost: Callable[[Row], float | None]
+
+    def draw(self, axes: Any, rows: Sequence[Row]) -> None:
+        """All lines, on matplotlib's `axes`."""
+        for line, points in self._lines(rows):
+            x = [cost for cost, _ in points]
+            y = [100 * point.accuracy for _, point in points]
+            low = [100 * (point.accuracy - point.accuracy_low) for _, point in points]
+            high = [100 * (point.accuracy_high - point.accuracy) for _, point in points]
+            style = {"fmt": "o-" if len(points) > 1 else "s", "markersize": 4}
+            axes.errorbar(x, y, yerr=(low, high), label=line, elinewidth=0.6, capsize=2, **style)
+        axes.set_xscale("log")
+        axes.set_xticks(self.ticks, [f"{tick:g}" for tick in self.ticks])
+        axes.minorticks_off()
+        axes.set_xlabel(self.axis)
+        axes.grid(alpha=0.3)
+
+    def _lines(self, rows: Sequence[Row]) -> Iterator[tuple[str, list[tuple[float, Row]]]]:
+        """Each policy's rows with their costs, from the smallest to the largest."""
+        for line in dict.fromkeys(row.line for row in rows):
+            own = [row for row in rows if row.line == line]
+            known = [(cost, row) for row in own if (cost := self.cost(row)) is not None]
+            yield line, sorted(known, key=lambda point: point[0])

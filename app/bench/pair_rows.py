@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.trial import Run
 from deploy.pair.problems import Problem, is_correct
 from router.cost import active_params
+from router.idealised import together
 
+LARGE = "large"
+"""The model that idealised costs are parts of."""
 Z95 = 1.959964
 """Standard normal quantile of a 95 % interval."""
 
@@ -22,7 +25,9 @@ class Row:
     """One policy: `avg_params` in millions per token of the answer, `seconds` of wall time.
 
     `setting` is what was varied for the curve, None where nothing was; `line` is the policy without
-    it, the same for all points of one curve.
+    it, the same for all points of one curve. `idealised_seconds` is what an answer takes alone
+    (`router.idealised`) on average, `idealised_cost` that as a part of what it takes the large
+    model alone: both run on the same hardware. None where it was not measured.
     """
 
     policy: str
@@ -35,6 +40,8 @@ class Row:
     avg_params: float
     handoffs_per_100: float
     seconds: float
+    idealised_seconds: float | None = None
+    idealised_cost: float | None = None
 
 
 def row(
@@ -48,6 +55,7 @@ def row(
     pairs = zip(run.answers, asked, strict=True)
     correct = sum(is_correct(answered.text, problem) for answered, problem in pairs)
     low, high = wilson(correct, len(asked))
+    ideal = together(each.ideal for each in run.attempts if each.usage is not None)
     return Row(
         policy=line if setting is None else f"{line} {setting:g}",
         line=line,
@@ -59,7 +67,19 @@ def row(
         avg_params=active_params(run.attempts, params_b) * 1000,
         handoffs_per_100=run.handoffs_per_100,
         seconds=run.seconds,
+        idealised_seconds=None if ideal is None else ideal.seconds / len(asked),
     )
+
+
+def related(rows: Sequence[Row]) -> list[Row]:
+    """The rows with their idealised cost, where the large model's is known."""
+    alone = next((r.idealised_seconds for r in rows if r.policy == LARGE), None)
+    if not alone:
+        return [*rows]
+    return [
+        r if r.idealised_seconds is None else replace(r, idealised_cost=r.idealised_seconds / alone)
+        for r in rows
+    ]
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -70,14 +90,22 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _table(rows: Iterable[Row]) -> str:
-    head = "| policy | accuracy (95 %) | large tokens | active params (M) | hand-offs/100 | s |"
+    head = (
+        "| policy | accuracy (95 %) | large tokens | active params (M) | hand-offs/100 | s "
+        "| idealised s/answer | idealised cost |"
+    )
     lines = [
         f"| {r.policy} | {r.accuracy:.1%} ({r.accuracy_low:.1%} to {r.accuracy_high:.1%}) "
         f"| {r.large_share:.1%} | {r.avg_params:.3f} | {r.handoffs_per_100:.1f} "
-        f"| {r.seconds:.0f} |"
+        f"| {r.seconds:.0f} | {_known(r.idealised_seconds, '.4f')} "
+        f"| {_known(r.idealised_cost, '.0%')} |"
         for r in rows
     ]
-    return "\n".join([head, "|---|---|---|---|---|---|", *lines])
+    return "\n".join([head, "|---|---|---|---|---|---|---|---|", *lines])
+
+
+def _known(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:

@@ -26,6 +26,7 @@ from opentelemetry.trace import (
 from app.tracing import words
 from app.tracing.export import Ids
 from router.faults import Blame
+from router.idealised import Ideal
 from router.observe import AttemptEnded, RequestEnded
 from router.trace import Caller, Trace, Value
 
@@ -98,6 +99,14 @@ def _route(ended: RequestEnded) -> str:
     return f"/v1/{ended.surface.value}"
 
 
+def _ideal(ideal: Ideal | None) -> dict[str, float]:
+    """What it takes alone, as far as that is known."""
+    if ideal is None:
+        return {}
+    cost = {} if ideal.usd is None else {words.IDEALISED_COST: ideal.usd}
+    return {words.IDEALISED: ideal.seconds, **cost}
+
+
 def of_request(ended: RequestEnded, trace: Trace) -> Values:
     """The attributes of a request's span."""
     by_model = ended.completion_by_model
@@ -119,6 +128,7 @@ def of_request(ended: RequestEnded, trace: Trace) -> Values:
         words.REVISION: ended.revision,
         words.COST: ended.cost,
         words.BASELINE: ended.baseline,
+        **_ideal(ended.ideal),
         words.OWN_SECONDS: max(ended.seconds - ended.upstream, 0.0),
         words.ATTEMPTS: len(ended.attempts),
         words.MODELS: list(by_model),
@@ -150,6 +160,7 @@ def of_attempt(attempt: AttemptEnded) -> Values:
         words.ANSWERS: attempt.answer,
         words.WRITTEN: attempt.written,
         words.COST: attempt.cost,
+        **_ideal(attempt.ideal),
     }
     if attempt.usage is not None:
         told[words.INPUT_TOKENS] = attempt.usage.prompt

@@ -64,7 +64,9 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRow:
-    """One target in the window: a policy, or a model that was named directly. Times in seconds."""
+    """One target in the window: a policy, or a model that was named directly. Times in seconds;
+    `alone` is the median of the idealised ones, None where models have no coefficients.
+    """
 
     name: str
     kind: str
@@ -74,6 +76,7 @@ class PolicyRow:
     first: float | None
     half: float | None
     most: float | None
+    alone: float | None
     money: Money
     large_share: float | None
     reasons: Sequence[tuple[str, float]]
@@ -81,7 +84,7 @@ class PolicyRow:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The window in numbers. Rates are per second, times in seconds."""
+    """The window in numbers. Rates are per second, times in seconds, `alone` as in a policy's."""
 
     seconds: float
     requests: float
@@ -96,6 +99,7 @@ class Figures:
     first_most: float | None
     half: float | None
     most: float | None
+    alone: float | None
     own: float | None
     models: Sequence[ModelRow]
     policies: Sequence[PolicyRow]
@@ -108,6 +112,7 @@ class Figures:
 
 FIRST = "tandem_time_to_first_token_seconds_bucket"
 WHOLE = "tandem_request_seconds_bucket"
+ALONE = "tandem_idealised_request_seconds_bucket"
 
 
 def figures_of(window: Window, runtime: Runtime) -> Figures:
@@ -130,6 +135,7 @@ def figures_of(window: Window, runtime: Runtime) -> Figures:
         first_most=window.quantile(FIRST, 0.95),
         half=window.quantile(WHOLE, 0.5),
         most=window.quantile(WHOLE, 0.95),
+        alone=window.quantile(ALONE, 0.5),
         own=window.quantile("tandem_overhead_seconds_bucket", 0.5),
         models=list(_models(window, runtime, answered)),
         policies=list(_policies(window, runtime)),
@@ -176,6 +182,7 @@ def _policies(window: Window, runtime: Runtime) -> Iterator[PolicyRow]:
     first = window.quantile_by(FIRST, 0.5, "policy")
     half = window.quantile_by(WHOLE, 0.5, "policy")
     most = window.quantile_by(WHOLE, 0.95, "policy")
+    alone_seconds = window.quantile_by(ALONE, 0.5, "policy")
     for name in dict.fromkeys((*runtime.config.policies, *requests)):
         if name not in requests and name in runtime.pools:
             continue
@@ -190,6 +197,7 @@ def _policies(window: Window, runtime: Runtime) -> Iterator[PolicyRow]:
             first=first.get(name),
             half=half.get(name),
             most=most.get(name),
+            alone=alone_seconds.get(name),
             money=Money(spent.get(name, 0.0), alone.get(name, 0.0)),
             large_share=_part(written, runtime.baseline),
             reasons=sorted(reasons.items(), key=lambda told: -told[1]),

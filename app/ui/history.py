@@ -51,6 +51,7 @@ WANTED: Mapping[str, tuple[str, ...]] = {
     "tandem_in_flight": ("model", "backend"),
     "tandem_time_to_first_token_seconds_bucket": ("policy", "le"),
     "tandem_request_seconds_bucket": ("policy", "le"),
+    "tandem_idealised_request_seconds_bucket": ("policy", "le"),
     "tandem_overhead_seconds_bucket": ("le",),
 }
 """Samples that the pages show, and the labels that they tell apart."""

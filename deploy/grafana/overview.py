@@ -14,6 +14,7 @@ OURS = pick("tandem_errors_total", "policy", where='fault=~"backend|gateway|busy
 FIRST = pick("tandem_time_to_first_token_seconds_bucket", "policy")
 WHOLE = pick("tandem_request_seconds_bucket", "policy")
 GAPS = pick("tandem_inter_token_latency_seconds_bucket", "policy")
+ALONE = pick("tandem_idealised_request_seconds_bucket", "policy")
 OVERHEAD = pick("tandem_overhead_seconds_bucket", "policy")
 LAG = pick("tandem_event_loop_lag_seconds_bucket")
 USABLE = pick("tandem_backend_state", where='state=~"healthy|probing"')
@@ -171,6 +172,15 @@ LATENCY = (
         "Long answers are slow ones: look at tokens before you blame anybody.",
         queries=quantiles(WHOLE),
         unit="s",
+    ),
+    Panel(
+        title="Whole request, served alone",
+        about="What the same requests take on idle servers, from the config's `idealised`. Far "
+        "below the panel of whole requests: they wait for each other, so add backends. It moves "
+        "with what is asked, and with the policy, never with the load.",
+        queries=quantiles(ALONE),
+        unit="s",
+        none="no model has `idealised`",
     ),
     Panel(
         title="Gateway's own time",

@@ -10,6 +10,8 @@ __all__ = ["SAVINGS"]
 
 COST = pick("tandem_cost_usd_total", "policy")
 COST_BY_MODEL = pick("tandem_cost_usd_total", "policy", "model")
+ALONE = pick("tandem_idealised_cost_usd_total", "policy", "model")
+BUSY = pick("tandem_idealised_accelerator_seconds_total", "policy", "model")
 BASELINE = pick("tandem_baseline_usd_total", "policy")
 ANSWERED = pick("tandem_answer_tokens_total", "policy")
 TOKENS = pick("tandem_tokens_total", "policy", "model")
@@ -107,6 +109,25 @@ MONEY = (
         },
         unit="percentunit",
         steps=below(0),
+    ),
+    Panel(
+        title="Spend by idealised runtime",
+        about="Dollars an hour by model, had each call been served alone: accelerator-seconds "
+        "times the price of an hour. Far above what is spent, the prices are too low for "
+        "this hardware, or batching pays.",
+        queries={"{{model}}": an_hour(ALONE, "model")},
+        unit="currencyUSD",
+        kind=Kind.STACKED,
+        none="no model has `usd_per_hour`",
+    ),
+    Panel(
+        title="Accelerators in use, idealised",
+        about="Accelerator-seconds per second by model, each call served alone. Over the number "
+        "that you run, it says how much of them batching saves.",
+        queries={"{{model}}": per_second(BUSY, "model")},
+        unit="none",
+        kind=Kind.STACKED,
+        none="no model has `idealised`",
     ),
     Panel(
         title="Cost of a thousand requests",

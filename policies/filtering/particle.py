@@ -141,5 +141,5 @@ def given(particle: Particle, drawn: tuple[Attempt, ...]) -> Phrase[Finished]:
     for part in particle.parts:
         if part.text or part.tokens:
             yield Emit(part.attempt, part.text, part.tokens)
-    yield Emit(particle.finished.attempt, "", finish=particle.finished, drawn=drawn)
+    yield Emit(particle.finished.attempt, "", finish=particle.finished, beside=drawn)
     return particle.finished

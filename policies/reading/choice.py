@@ -14,13 +14,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from policies.reading.documents import Way
+from router.fleet import Price
+from router.steps import Usage
 
 __all__ = ["MARGIN", "Limits", "Option", "Reader", "in_order", "options"]
 
 MARGIN = 1.15
 """Tokens are counted by the embedder's tokenizer, and models split text otherwise: room for that,
 not a bound."""
-MILLION = 1e6
+FREE = Price()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +30,14 @@ class Reader:
     """Who may read: a target, and the model whose window and price hold for it (itself, if it is
     one). `like` is the model of the table of values that it is taken for.
 
-    `window` is in tokens, None where nobody knows; prices are USD per million tokens; `params_b`
-    are active parameters in billions. `wake` is the wait, in seconds, for a model that sleeps,
-    infinite where it cannot be woken.
+    `window` is in tokens, None where nobody knows; `params_b` are active parameters in billions.
+    `wake` is the wait, in seconds, for a model that sleeps, infinite where it cannot be woken.
     """
 
     target: str
     model: str
     window: int | None
-    input: float
-    output: float
+    price: Price
     params_b: float
     healthy: bool = True
     wake: float = 0.0
@@ -80,11 +80,11 @@ def options(
     `tokens` are those of the prompt for each way on offer, `values` the expected scores of each
     target, `answer` the tokens that the answer may have.
     """
-    priced = any(reader.input or reader.output for reader in readers)
+    priced = any(reader.price != FREE for reader in readers)
     found = []
     for reader in readers:
         for way, sent in tokens.items():
-            usd = (reader.input * sent + reader.output * answer) / MILLION
+            usd = reader.price.usd(Usage(sent, answer))
             cost = usd if priced else reader.params_b * (sent + answer)
             value = values[reader.target][way]
             unfit = _unfit(reader, sent, answer, usd, limits)

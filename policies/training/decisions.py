@@ -34,7 +34,9 @@ CHANCE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """One decision. `score` is NaN as long as nobody has given one, `cost` (USD) if unknown."""
+    """One decision. `score` is NaN as long as nobody has given one, `cost` (USD) if unknown, as
+    `idealised_seconds` and `idealised_usd` are.
+    """
 
     request: Request
     arm: str
@@ -46,6 +48,8 @@ class Logged:
     id: str = ""
     served: tuple[str, ...] = ()
     """The models that wrote what the client got."""
+    idealised_seconds: float = math.nan
+    idealised_usd: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +165,6 @@ def _logged(
     except FaultError:
         return "that no gateway takes"
     named = str(line.get("id", f"{file}:{number}"))
-    cost = line.get("cost")
     return Logged(
         request=request,
         arm=arm,
@@ -169,7 +172,13 @@ def _logged(
         expected=line.get("expected") or {},
         session=request.session or named,
         score=given.get(named, math.nan),
-        cost=float(cost) if isinstance(cost, (int, float)) else math.nan,
+        cost=_number(line.get("cost")),
         id=named,
         served=tuple(line.get("served") or ()),
+        idealised_seconds=_number(line.get("idealised_seconds")),
+        idealised_usd=_number(line.get("idealised_usd")),
     )
+
+
+def _number(stated: Any) -> float:
+    return float(stated) if isinstance(stated, (int, float)) else math.nan

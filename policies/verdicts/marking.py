@@ -8,7 +8,7 @@ verifier that looks at each alone marks the new ones only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from policies.verdicts.checks import (
@@ -32,7 +32,9 @@ class Drawn:
 
     `best` is the place of the sample with the highest mark; None where no sample has any. `enough`
     once that is what the policy wants. `heated` if they were drawn at a higher temperature than the
-    client asked for; `said` is the verifier's word, `why` what went wrong, if anything did.
+    client asked for; `said` is the verifier's word, `why` what went wrong, if anything did. With a
+    calibration, `bins` are those of the best marks so far, `handed` once the plan asks the large
+    model, and `expected` the chance that each one's answer is right.
     """
 
     samples: list[Draft]
@@ -42,6 +44,9 @@ class Drawn:
     said: str = ""
     heated: bool = False
     why: str = ""
+    bins: tuple[int, ...] = ()
+    handed: bool = False
+    expected: Mapping[str, float] = field(default_factory=lambda: UNCHANGED)
 
     @property
     def unmarked(self) -> list[Draft]:
@@ -70,15 +75,18 @@ class Verifier(Protocol):
 class ByVote:
     """The share of the samples that were asked for, come or not, with the same answer.
 
-    One sample alone has all or nothing, by its log-probability.
+    One sample alone has all or nothing, by its log-probability; or, where such are judged `alone`,
+    that itself.
     """
 
     majority: Majority
     name: str = "majority"
+    alone: bool = False
 
     def asking(self, request: Request) -> Mapping[str, Any]:
         """Log-probabilities where one sample may do."""
-        return UNCHANGED if self.majority.sure is None else asking_logprobs(request)
+        may = self.alone or self.majority.sure is not None
+        return asking_logprobs(request) if may else UNCHANGED
 
     def mark(self, drawn: Drawn, request: Request, fleet: Fleet, total: int) -> Phrase[None]:
         """Marks are from 0 to 1."""
@@ -90,6 +98,8 @@ class ByVote:
 
     def _alone(self, sample: Draft) -> float | None:
         told, sure = mean_logprob(sample), self.majority.sure
+        if self.alone:
+            return told
         return None if told is None or sure is None else float(told >= sure)
 
 

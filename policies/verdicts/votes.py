@@ -50,14 +50,39 @@ class Majority:
 
 def votes(drafts: Sequence[Draft], majority: Majority) -> list[int]:
     """How many drafts come to each draft's own answer; 0 where it has none. To be computed."""
-    answers = [
-        None
-        if draft.finished.reason == "length"
-        else answer_of(draft.text, majority.pattern, majority.field)
-        for draft in drafts
-    ]
+    return tally([vote_of(draft, majority) for draft in drafts])
+
+
+def vote_of(draft: Draft, majority: Majority) -> str | None:
+    """The answer that a draft votes for, if it has a vote."""
+    if draft.finished.reason == "length":
+        return None
+    return answer_of(draft.text, majority.pattern, majority.field)
+
+
+def tally(answers: Sequence[str | None]) -> list[int]:
+    """How many votes each one's answer has; 0 where it has none."""
     counted = Counter(answer for answer in answers if answer is not None)
     return [0 if answer is None else counted[answer] for answer in answers]
+
+
+def shares(
+    answers: Sequence[str | None], logprobs: Sequence[float | None], total: int
+) -> list[float | None]:
+    """The marks of drafts that vote: shares of the `total` that were asked for, come or not.
+
+    One that was asked for alone agrees with itself; its mark is its mean log-probability.
+    """
+    if total == 1:
+        pairs = zip(answers, logprobs, strict=True)
+        return [None if answer is None else logprob for answer, logprob in pairs]
+    return [count / total if count else None for count in tally(answers)]
+
+
+def best_of(marks: Sequence[float | None]) -> int | None:
+    """The place of the highest mark, the first of equal ones; None where there is none."""
+    known = [(mark, -at) for at, mark in enumerate(marks) if mark is not None]
+    return -max(known)[1] if known else None
 
 
 def answer_of(text: str, pattern: str | None = None, field: str | None = None) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 from app.metrics import Metrics
 from router.cost import delivered
 from router.faults import Blame
+from router.idealised import Ideal
 from router.observe import (
     AttemptEnded,
     BackendChanged,
@@ -24,6 +25,7 @@ from router.observe import (
 )
 from router.steps import Surface, Usage
 
+IDEAL = Ideal(0.5, 1.0, 0.01)
 USAGE = Usage(prompt=100, completion=50, cached=64)
 
 
@@ -83,6 +85,7 @@ def everything(metrics: Metrics) -> None:
     metrics(request(attempts=(attempt("small"), attempt("large"))))
     metrics(request(stream=True, gaps=(0.1,), reason="first", blame=Blame.BACKEND))
     metrics(request(stream=True, attempts=(attempt(usage=None), attempt(estimated=True))))
+    metrics(request(attempts=(replace(attempt(), ideal=IDEAL),), ideal=IDEAL))
     metrics(request(queued=(Queued("large", False, 0.5), Queued("large", True, 0.0, "full"))))
     metrics(Refused("chat/completions", 400, Blame.CLIENT, None, None))
     metrics(BackendChanged("large", "l.test:1", "open", ""))

@@ -134,6 +134,8 @@ async def test_a_line_has_exactly_the_fields_of_the_schema(book: Book) -> None:
         "blame": None,
         "cost": 0.2,
         "baseline": 0.3,
+        "idealised_seconds": None,
+        "idealised_usd": None,
         "seconds": 1.5,
         "prompt_tokens": 100,
         "completion_tokens": 50,

@@ -231,6 +231,43 @@ def test_a_policy_of_a_configuration_is_judged(rows: str, said: Said, tmp_path: 
     assert "has no policy none: it has half, inner, lost" in said()[1]
 
 
+def test_idealised_runtimes_stand_beside_the_costs_where_a_configuration_has_them(
+    said: Said, tmp_path: Path
+) -> None:
+    config = tmp_path / "gateway.yaml"
+    config.write_text(
+        "models:\n"
+        "  model-8b: {backends: [http://a], idealised: {call: 0.5, decode: 0.01}}\n"
+        "  model-70b:\n"
+        "    backends: [http://b]\n"
+        "    idealised: {call: 1, prefill: 0.1, decode: 0.02}\n"
+        "    accelerators: 2\n"
+        "    usd_per_hour: 3.6\n"
+        "policies: {half: {use: split, weights: {model-8b: 1, model-70b: 1}}}\n"
+        "default: half\n",
+        encoding="utf-8",
+    )
+    told = [
+        {**row, "prompt": f"{number:040}", "chars/model-8b": 400, "chars/model-70b": 200}
+        for number, row in enumerate(outcomes())
+    ]
+    asked = ("--rows", str(written(tmp_path / "told.jsonl", told)), "--config", str(config))
+    assert evaluate(*asked, "--policy", "half", "--json", "--no-knn") == 0
+    points = {point["name"]: point for point in json.loads(said()[0])["points"]}
+    small, large = 0.5 + 100 * 0.01, 1 + 10 * 0.1 + 50 * 0.02
+    assert points["model-8b"]["idealised_seconds"] == pytest.approx(small)
+    assert points["model-70b"]["idealised_seconds"] == pytest.approx(large)
+    for mixed in ("policy", "random"):
+        assert points[mixed]["idealised_seconds"] == pytest.approx((small + large) / 2)
+    assert points["policy"]["idealised_usd"] is None, "one of the two has no price of an hour"
+    assert evaluate(*asked, "--policy", "half", "--no-knn", "--cost", "idealised") == 0
+    out, _ = said()
+    assert "cost: idealised seconds per request" in out
+    assert "idealised s " in out
+    assert evaluate(*asked, "--policy", "half", "--no-knn", "--cost", "idealised_usd") == 1
+    assert "usd_per_hour" in said()[1]
+
+
 def test_a_long_block_is_no_path(rows: str, said: Said) -> None:
     block = f"{{use: split, salt: {'x' * 5_000}, weights: {{model-8b: 1}}}}"
     assert evaluate("--rows", rows, "--policy", block) == 0
@@ -345,6 +382,22 @@ def test_another_policy_is_judged_by_a_log(tmp_path: Path, said: Said) -> None:
     out, _ = said()
     assert "doubly robust (means)" in out
     assert "decisions without support" in out
+
+
+def test_idealised_runtimes_of_a_log_are_estimated_too(tmp_path: Path, said: Said) -> None:
+    file = Path(traffic(tmp_path, EVEN))
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        if "arm" in line:
+            line["idealised_seconds"] = 4.0 if line["arm"] == "model-70b" else 1.0
+            line["idealised_usd"] = None
+    log = str(written(file, lines))
+    assert evaluate("--log", log, "--policy", LARGE, "--json") == 0
+    whole = json.loads(said()[0])
+    assert whole["idealised_seconds"]["snips"]["value"] == pytest.approx(4.0)
+    assert "idealised_usd" not in whole
+    assert evaluate("--log", log, "--policy", LARGE) == 0
+    assert "idealised runtime (seconds), 600 decisions" in said()[0]
 
 
 def test_what_was_never_tried_is_refused(tmp_path: Path, said: Said) -> None:

@@ -199,6 +199,9 @@ async def test_embeddings_are_salted_too(
 ASKED = json.dumps({"model": "small", "messages": []}).encode()
 ELSEWHERE = [
     "/tokenize",
+    "/score",
+    "/classify",
+    "/pooling",
     "/v1/load_lora_adapter",
     "/v1/chat/completions/render",
     "/v1/chat/completions/",

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from app import embedded
+from app.bench.backend_measure import Found
 from app.bench.pair_lineup import BASELINES, USUAL, lineup
 from app.bench.pair_measure import Plan, measure
-from app.bench.pair_rows import Row, row, table, wilson
+from app.bench.pair_rows import Row, related, row, table, wilson
 from app.bench.processes import BenchError
 from app.cli import main
 from app.trial import Answered, Run
 from deploy.pair.problems import REPORT_SEED_FROM, TUNE_SEEDS, problems
 from policies import TABLE
 from router.config import Document, parse
+from router.idealised import Ideal
 from router.references import build_policy
 from router.steps import Usage
 from tests.app.observations import attempt
@@ -111,15 +114,36 @@ def rows() -> list[Row]:
 def test_the_table_is_markdown() -> None:
     own, curve = (part.splitlines() for part in table(rows()).split("\n\n"))
     assert (len(own), len(curve)) == (2 + 2, 2 + 2)
-    assert {line.count("|") for line in own + curve} == {7}
+    assert {line.count("|") for line in own + curve} == {9}
+
+
+def test_idealised_cost_is_a_part_of_what_the_large_model_takes_alone() -> None:
+    def timed(name: str, seconds: float) -> Row:
+        used = replace(attempt(name, Usage(9, 3)), ideal=Ideal(seconds, seconds))
+        again = replace(attempt(name, None))  # it found no backend
+        run = Run((Answered("", (used, again, used), (), "", ""),), 1.0)
+        return row(name, None, run, ASKED[:1], {name: 1.0})
+
+    small, large = related([timed("small", 0.25), timed("large", 1.0)])
+    assert (small.idealised_seconds, small.idealised_cost) == (0.5, 0.25)
+    assert (large.idealised_seconds, large.idealised_cost) == (2.0, 1.0)
+    (alone,) = related([timed("small", 0.25)])
+    assert alone.idealised_cost is None, "nobody has asked the large model"
+    assert "| 0.5000 | 25% |" in table([small, large])
+    assert "| - | - |" in table(rows())
 
 
 def test_the_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
+    from matplotlib.image import imread
+
     from app.bench.pair_plot import draw
 
-    draw(rows(), tmp_path / "it.png")
-    assert (tmp_path / "it.png").read_bytes().startswith(b"\x89PNG")
+    one, two = tmp_path / "one.png", tmp_path / "two.png"
+    draw(rows(), one)
+    draw([replace(each, idealised_cost=0.5) for each in rows()], two)
+    shapes = [imread(file).shape for file in (one, two)]
+    assert shapes[1][1] == 2 * shapes[0][1], "a second panel"
 
 
 @pytest.mark.slow
@@ -127,7 +151,11 @@ def test_the_picture(tmp_path: Path) -> None:
 async def test_a_small_run() -> None:
     block = "te: {use: token_gate, small: small, large: large, rule: entropy, threshold: 0.3}"
     names = ("small", "te", "random", "r2r_optimistic")
-    found = await measure(Plan(ASKED, names, tuning=4, more=(block,)))
+    heard: list[Found] = []
+    plan = Plan(ASKED, names, tuning=4, more=(block,), idealised=0.1)
+    found = await measure(plan, heard.append)
+    assert [one.model for one in heard] == ["small", "large"]
+    assert all(one.idealised_seconds for one in found)
     small, entropy, chance, optimistic = found
     assert small.large_share == 0.0
     assert small.avg_params == pytest.approx(1000 * embedded.PARAMS_B["small"], rel=0.05)

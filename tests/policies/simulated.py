@@ -16,9 +16,11 @@ from typing import Any
 
 from router.faults import Blame, Fault
 from router.fleet import Abilities, Fleet
+from router.phrases import draft, serve
 from router.steps import (
     Alternative,
     Attempt,
+    Begin,
     Close,
     Compute,
     Delta,
@@ -41,6 +43,7 @@ from router.steps import (
     Score,
     Spell,
     Step,
+    Steps,
     TimedOut,
     Token,
     Usage,
@@ -54,7 +57,22 @@ MOST_RETRIES = 3
 """Spares that a pool offers in one conversation: pools and retry budgets are finite."""
 TEXTS = ("7", "It is ", '{"answer": 7}', "yes", "no", "", "naïve 🚲\n")
 FAULTS = (Blame.CLIENT, Blame.BUSY, Blame.BACKEND, Blame.GATEWAY)
-STEPS = (Open, Next, Relay, Emit, Close, Compute, Render, Spell, Parse, Embed, Score, Route, Note)
+STEPS = (
+    Open,
+    Next,
+    Relay,
+    Emit,
+    Close,
+    Compute,
+    Render,
+    Spell,
+    Parse,
+    Embed,
+    Score,
+    Route,
+    Begin,
+    Note,
+)
 BACKENDS = ("a:1", "b:1", "c:1")
 PROMPT = (1, 2, 3)
 """The token ids that every prompt is rendered to."""
@@ -85,6 +103,16 @@ class Known:
     @property
     def running(self) -> bool:
         return self.ended is None and not self.closed
+
+
+def rewording(model: str, asked: Request) -> Steps:
+    """What another policy may do: it writes an answer of its own, piece by piece."""
+    drafted = yield from draft(model, asked)
+    if isinstance(drafted, Failed):
+        return drafted
+    yield Emit(drafted.attempt, "It is ")
+    yield Emit(drafted.attempt, "7")
+    return drafted.finished
 
 
 @dataclass(slots=True)
@@ -120,7 +148,8 @@ class Conversation:
                 self.times.append(thread_time() - began)
             assert isinstance(step, STEPS), f"{step!r} is not in the vocabulary"
             reply = self._reply(step)
-            self.transcript.append((step, repr(reply)))
+            told = "steps" if isinstance(step, Begin) else repr(reply)  # whose repr is an address
+            self.transcript.append((step, told))
         raise AssertionError(f"no end after {MOST_STEPS} steps")
 
     def _over(self, ended: Ended) -> Ended:
@@ -135,7 +164,7 @@ class Conversation:
         assert not left, f"still running: {left}"
         return ended
 
-    def _reply(self, step: Step) -> Any:  # noqa: PLR0911  # a reply per kind of step
+    def _reply(self, step: Step) -> Any:  # noqa: C901, PLR0911  # a reply per kind of step
         match step:
             case Open():
                 return self._open(step)
@@ -145,6 +174,8 @@ class Conversation:
                 return self._relay(step)
             case Route():
                 return self._routed(Attempt(-99, step.target, "r:1"))
+            case Begin():
+                return (serve if self.rng.random() < 0.5 else rewording)("small", step.request)
             case Emit():
                 self._emit(step)
             case Close():

@@ -12,10 +12,13 @@ from policies.best_of import MOST, BestOf
 from policies.verdicts.grading import GRADE_PROMPT
 from router.faults import Blame
 from router.fleet import Abilities, Fleet
-from router.phrases import DRAFT_SHARE
+from router.phrases import DRAFT_SHARE, rewritten
 from router.steps import (
     Alternative,
+    Attempt,
+    Begin,
     Delta,
+    Emit,
     Finished,
     Next,
     Note,
@@ -26,6 +29,7 @@ from router.steps import (
     Score,
     ScoreApi,
     Scorer,
+    Steps,
     Surface,
     Token,
 )
@@ -39,6 +43,7 @@ EXAMPLES: tuple[dict[str, Any], ...] = (
     {**PAIR, "json_schema": "request", "alone": "small", "stages": [1, 2]},
     {**PAIR, "grade": {"by": "other"}, "stages": [1, 2]},
     {"small": "small", "grade": {"by": "small"}},
+    {"small": "auto", "large": "large", "majority": {}, "stages": [2, 3]},
     {**PAIR, "score": {"by": "other"}, "stages": [1, 4]},
     {"small": "small", "score": {"by": "large", "api": "pooling", "scale": "sigmoid"}, "bar": 0.9},
     {**PAIR, "score": {"by": "other", "api": "classify", "label": 0}, "bar": -1.5},
@@ -110,6 +115,52 @@ def handed_on(played: Playbook, why: Note, to: str = "large", chat: Request = CH
 
 def started(chat: Request = CHAT, **settings: Any) -> Playbook:
     return Playbook(policy(**settings), chat, fleet("small", "large", "other"))
+
+
+# --------------------------------------------------------------------------- samples of a policy
+
+
+def written(of: Attempt, text: str) -> Steps:
+    """What a policy does that writes this, and keeps its call open."""
+    yield Emit(of, text)
+    return finished(of)
+
+
+def test_a_policy_is_sampled_as_often_as_needed_each_time_with_its_own_seed() -> None:
+    chat = request(body={"messages": [], "seed": 5})
+    played = started(chat, small="auto", majority={}, stages=[2])
+    asked = [rewritten(chat, {"temperature": 0.7, "seed": seed}) for seed in (5, 6)]
+    played.computes().computes()
+    played.asks(Begin("auto", asked[0])).hears(written(ONE, "So 7"))
+    played.asks(Begin("auto", asked[1])).hears(written(TWO, "It is 7"))
+    played.computes().asks(Note("sure", "majority 1.00 of 2 samples, stage 1 of 1"))
+    played.asks(Emit(ONE, "So 7", beside=(TWO,))).ends(finished(ONE))
+
+
+def test_samples_of_a_policy_that_fail_are_missing() -> None:
+    played = started(small="auto", majority={}, stages=[2], large="large", bar=0.5)
+    played.computes().computes()
+    played.asks(Begin("auto", rewritten(CHAT, {"temperature": 0.7}))).hears(breaking(ONE))
+    played.asks(Note("inside"))
+    played.asks(Begin("auto", rewritten(CHAT, {"temperature": 0.7}))).hears(written(TWO, "7"))
+    played.computes().asks(Note("sure", "majority 0.50 of 1 sample, stage 1 of 1"))
+    played.asks(Emit(TWO, "7")).ends(finished(TWO))
+
+
+def test_where_all_samples_of_a_policy_fail_the_large_model_answers() -> None:
+    played = started(small="auto", majority={}, stages=[2, 4], large="large")
+    played.computes().computes()
+    for one in (ONE, TWO):
+        asked = rewritten(CHAT, {"temperature": 0.7})
+        played.asks(Begin("auto", asked)).hears(breaking(one))
+        played.asks(Note("inside"))
+    handed_on(played, Note("draft_failed", failed(ONE).fault.summary))
+
+
+def breaking(of: Attempt) -> Steps:
+    """What a policy does that fails."""
+    yield Note("inside")
+    return failed(of)
 
 
 # ------------------------------------------------------------------------------------- majority

@@ -151,7 +151,7 @@ class World:
                 assert self.finish is None, "it writes on behind the end"
                 self.shown += step.text
                 self.tokens += step.tokens
-                self.finish, self.drawn = step.finish, step.drawn
+                self.finish, self.drawn = step.finish, step.beside
             case Note():
                 self.note = step
             case Route():

@@ -30,6 +30,7 @@ POLICIES = {
     "ahead": {"use": "token_gate", **PAIR, "rule": "entropy", "threshold": 0.3, "optimistic": True},
     "ead": {"use": "entropy", **PAIR, "threshold": 0.1, "window": 2, "dwell": 3},
     "reasoned": {"use": "entropy", **PAIR, "threshold": 0.1, "reasoning": True},
+    "voted": {"use": "best_of", "small": "gated", "majority": {}, "stages": [3], "bar": 0.5},
 }
 
 
@@ -109,6 +110,31 @@ def test_answers_are_better_than_the_small_models(duet: Gateway) -> None:
     }
     assert right["small"] < right["gated"]
     assert right["small"] < right["ead"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_answers_by_two_models_are_sampled_and_one_is_given(stream: bool, duet: Gateway) -> None:
+    """With its writers; of the others only the usage tells."""
+    (problem,) = problems(SEED, 1)
+    asked = body(problem, "voted", seed=3, stream_options={"include_usage": True})
+    whole = ask(duet, asked)
+    assert re.match(
+        r"(sure|best); majority \d\.\d\d of 3 samples", whole.headers["x-tandem-reason"]
+    )
+    told, usage = written(whole), whole.json()["usage"]
+    assert {model for _, model in told} == {"small", "large"}
+    assert usage["completion_tokens"] > 2 * len(told)
+    models = dict(re.findall(r"(\w+)=(\d+)", whole.headers["x-tandem-models"]))
+    assert {name: int(count) for name, count in models.items()} == {
+        name: sum(model == name for _, model in told) for name in ("small", "large")
+    }
+    if stream:
+        with openai.OpenAI(base_url=f"{duet.url}/v1", api_key="none", max_retries=0) as client:
+            chunks = list(client.chat.completions.create(**asked, stream=True))
+        parts = [chunk.choices[0] for chunk in chunks if chunk.choices]
+        assert {part.index for part in parts} == {0}
+        assert [p.finish_reason for p in parts if p.finish_reason] == ["stop"]
+        assert "".join(p.delta.content or "" for p in parts).count("Answer:") == 1
 
 
 @pytest.mark.parametrize("policy", ["gated", "ead"])

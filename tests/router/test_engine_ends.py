@@ -119,7 +119,10 @@ BROKEN: dict[str, tuple[Written, str]] = {
     "waits for nobody": (opened(lambda _: Next(())), "no attempt to wait for"),
     "waits for a stranger": (opened(lambda a: Next((Attempt(9, "small", "a:1"),))), "is not open"),
     "relays what it closed": (opened(Close, Relay), "is not open"),
-    "emits from what it closed": (opened(Close, lambda a: Emit(a, "7")), "is not open"),
+    "emits from what it never heard": (
+        opened(Close, lambda a: Emit(a, "7")),
+        "nothing can be emitted from an attempt that has said nothing",
+    ),
     "chooses among what it has not heard": (
         opened(lambda a: Relay(a, 0)),
         "once all of them have been heard",

@@ -86,3 +86,15 @@ def test_a_fault_is_told() -> None:
     ended = kept.ended(105.0)
     assert (ended.status, ended.blame, ended.message) == (503, Blame.BUSY, "full")
     assert kept.ended(105.0).key == "ann"
+
+
+def test_what_runs_side_by_side_is_waited_for_once_per_model() -> None:
+    made = ledger()
+    made.tallies = [
+        Tally("small", "a:1", 1.0, Price(), 0, ended=3.0),
+        Tally("judge", "j:1", 3.0, Price(), 0, ended=4.0),
+        Tally("judge", "j:1", 3.5, Price(), 0),
+        Tally("small", "a:1", 2.0, Price(), 0, ended=2.5),
+    ]
+    made.asked.append(("embedder", 0.0, 0.5))
+    assert made.waits(5.0) == {"embedder": 0.5, "small": 2.0, "judge": 2.0}

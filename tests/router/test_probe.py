@@ -52,7 +52,7 @@ async def test_all_that_vllm_tells(client: httpx.AsyncClient, small: Backend) ->
         derender=False,
         salts=True,
         gate=None,
-        scores=frozenset({"score"}),
+        scores=frozenset({"score", "classify", "pooling"}),
     )
     assert [body["model"] for body in asked.bodies] == ["small"] * 6
     assert asked.bodies[0]["prompt"] == SAMPLE

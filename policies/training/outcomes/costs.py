@@ -18,6 +18,8 @@ import numpy as np
 from policies.training.outcomes.errors import RowsError
 from policies.training.outcomes.rows import Floats, Rows
 from router.fleet import Price
+from router.idealised import Idealised
+from router.steps import Usage
 
 __all__ = ["Costs", "Unit", "costs_of"]
 
@@ -36,6 +38,10 @@ class Unit(StrEnum):
     """Billions of active parameters."""
     PRICE = "price"
     """USD per million tokens of an answer."""
+    IDEALISED = "idealised"
+    """Seconds that the answer takes, served alone (`router.idealised`)."""
+    IDEALISED_USD = "idealised_usd"
+    """USD of these seconds, at the price of an accelerator's hour."""
     RANK = "rank"
     """1 for the model with the lowest mean score, 2 for the next: an order, not an amount."""
 
@@ -47,6 +53,8 @@ class Unit(StrEnum):
             Unit.WORK: "parameters x tokens per request (billions)",
             Unit.PARAMETERS: "active parameters per request (billions)",
             Unit.PRICE: "USD per million tokens of the answer",
+            Unit.IDEALISED: "idealised seconds per request",
+            Unit.IDEALISED_USD: "idealised USD per request",
             Unit.RANK: "rank by mean score",
         }[self]
 
@@ -60,14 +68,18 @@ class Costs:
 
 
 def costs_of(
-    rows: Rows, params_b: Sequence[float], prices: Sequence[Price | None], unit: Unit | None = None
+    rows: Rows,
+    params_b: Sequence[float],
+    prices: Sequence[Price | None],
+    unit: Unit | None = None,
+    alone: Sequence[Idealised | None] = (),
 ) -> Costs:
     """Each answer's cost in `unit`, or in the first unit in which it is known of every model.
 
-    `params_b` are billions, NaN where nobody knows. Raises `RowsError` where `unit` asks for what
-    is not known.
+    `params_b` are billions, NaN where nobody knows, and `alone` what a model takes served alone.
+    Raises `RowsError` where `unit` asks for what is not known.
     """
-    known = dict(_known(rows, np.asarray(params_b, dtype=np.float64), prices))
+    known = dict(_known(rows, np.asarray(params_b, dtype=np.float64), prices, alone))
     if unit is None:
         unit = next(iter(known))
     if unit not in known:
@@ -80,11 +92,16 @@ _MISSING = {
     Unit.WORK: "a size or the answers' lengths are not known: give --params, or chars/MODEL",
     Unit.PARAMETERS: "a model's size is not known: give --params NAME=BILLIONS",
     Unit.PRICE: "a model's price is not known",
+    Unit.IDEALISED: "answers' lengths, or a model's `idealised` in the --config, are not known",
+    Unit.IDEALISED_USD: "the same, or a model's `usd_per_hour`, is not known",
 }
 
 
 def _known(
-    rows: Rows, params_b: Floats, prices: Sequence[Price | None]
+    rows: Rows,
+    params_b: Floats,
+    prices: Sequence[Price | None],
+    alone: Sequence[Idealised | None],
 ) -> Iterator[tuple[Unit, Floats]]:
     """Every unit in which all models' costs are known, the best first."""
     if rows.costs is not None:
@@ -96,8 +113,42 @@ def _known(
         yield Unit.PARAMETERS, params_b
     if all(price is not None and price.output for price in prices):
         yield Unit.PRICE, np.asarray([price.output for price in prices if price is not None])
+    yield from idealised_of(rows, alone).items()
     ranks = np.argsort(np.argsort(np.nanmean(rows.scores, axis=0)))
     yield Unit.RANK, 1.0 + ranks.astype(np.float64)
+
+
+def idealised_of(rows: Rows, alone: Sequence[Idealised | None]) -> dict[Unit, Floats]:
+    """What each answer takes served alone, [rows, models], in the units in which that is known.
+
+    `alone` are the models' coefficients in the order of the columns. Of every model or of none:
+    nothing is made up. Tokens are characters over `CHARACTERS`.
+    """
+    known = [one for one in alone if one is not None]
+    lengths = _lengths(rows)
+    if lengths is None or len(known) < len(rows.models):
+        return {}
+    read = [max(round(_read(rows, row) / CHARACTERS), 1) for row in range(len(rows))]
+    written = np.maximum(_filled(lengths) / CHARACTERS, 1.0).round().astype(int).tolist()
+    ideals = [
+        [one.ideal(Usage(prompt, answer)) for one, answer in zip(known, answers, strict=True)]
+        for prompt, answers in zip(read, written, strict=True)
+    ]
+    found = {Unit.IDEALISED: np.asarray([[ideal.seconds for ideal in row] for row in ideals])}
+    if all(one.usd_per_hour is not None for one in known):
+        found[Unit.IDEALISED_USD] = np.asarray(
+            [[ideal.usd for ideal in row] for row in ideals], dtype=np.float64
+        )
+    return found
+
+
+def _read(rows: Rows, row: int) -> int:
+    """Characters of a row's whole prompt."""
+    messages = rows.messages[row] if rows.messages else None
+    if messages is None:
+        return len(rows.prompts[row])
+    said = (message.get("content") for message in messages)
+    return sum(len(text) for text in said if isinstance(text, str))
 
 
 def _lengths(rows: Rows) -> Floats | None:

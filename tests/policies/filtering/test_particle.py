@@ -69,7 +69,7 @@ def test_it_is_written_in_the_name_of_the_calls_that_it_came_from() -> None:
     assert [(step.attempt, step.text) for step in steps if isinstance(step, Emit)] == [
         (ONE, "So\n\n"), (TWO, "7"), (TWO, ""),
     ]  # fmt: skip
-    assert steps[-1] == Emit(TWO, "", finish=end, drawn=(ONE, TWO))
+    assert steps[-1] == Emit(TWO, "", finish=end, beside=(ONE, TWO))
 
 
 def test_particles_with_one_text_are_found() -> None:

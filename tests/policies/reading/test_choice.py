@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from policies.reading.choice import MARGIN, Limits, Option, Reader, in_order, options
 from policies.reading.documents import Way
+from router.fleet import Price
 
-SMALL = Reader("small", "small", 8_000, 0.1, 0.4, 2.0)
-LARGE = Reader("large", "large", 128_000, 1.0, 4.0, 30.0)
+SMALL = Reader("small", "small", 8_000, Price(0.1, 0.4), 2.0)
+LARGE = Reader("large", "large", 128_000, Price(1.0, 4.0), 30.0)
 TOKENS: Mapping[Way, int] = {"passages": 3_000, "whole": 30_000}
 FREE = Limits()
 VALUES: Mapping[str, Mapping[Way, float]] = {
@@ -74,7 +75,7 @@ def test_a_sleeping_model_must_be_worth_the_wait() -> None:
 
 
 def test_without_prices_active_parameters_are_what_it_costs() -> None:
-    readers = [replace(reader, input=0.0, output=0.0) for reader in (SMALL, LARGE)]
+    readers = [replace(reader, price=Price()) for reader in (SMALL, LARGE)]
     made = options(readers, TOKENS, VALUES, 500, FREE)
     assert [option.cost for option in made] == [7_000, 61_000, 105_000, 915_000]
 
