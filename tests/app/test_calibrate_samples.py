@@ -119,7 +119,7 @@ def test_stages_beyond_the_cap_are_left_out(command: Command) -> None:
 @pytest.mark.slow
 def test_of_several_schedules_the_best_is_taken(command: Command) -> None:
     command.holds(World(difficulties=(0.1, 0.97)).rows(150))
-    told = {}
+    told: dict[int, float] = {}
     for stages in (["1"], ["4"], ["1", "4"]):
         words = [word for one in stages for word in ("--stages", one)]
         out, _ = command.run(*words, "--json", "--orders", "2")

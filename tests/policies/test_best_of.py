@@ -38,7 +38,7 @@ from tests.playbook import Playbook
 from tests.policies.verdicts.made_calibration import FILE
 
 PAIR = {"small": "small", "large": "large"}
-CALIBRATED = {"majority": {}, "artifact": str(FILE)}
+CALIBRATED: dict[str, Any] = {"majority": {}, "artifact": str(FILE)}
 EXAMPLES: tuple[dict[str, Any], ...] = (
     {"small": "small", "majority": {"pattern": "[0-9]"}, "stages": [2, 3, 5]},
     {**PAIR, "majority": {"field": "answer", "sure": -0.5}, "stages": [1, 4, 8], "bar": 0.5},
