@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import orjson
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from deploy.pair.refusal import Refusal
 
@@ -131,6 +131,29 @@ class EmbeddingBody(BaseModel):
     encoding_format: str = "float"
     dimensions: int | None = None
     add_special_tokens: bool = True
+
+
+class ScoreBody(BaseModel):
+    """POST /v1/score: questions and answers under any of vLLM's names for them."""
+
+    model: str | None = None
+    questions: str | list[str] = Field(validation_alias=AliasChoices("text_1", "queries", "data_1"))
+    answers: str | list[str] = Field(
+        validation_alias=AliasChoices("text_2", "documents", "items", "data_2")
+    )
+    use_activation: bool | None = None
+
+
+class PooledBody(BaseModel):
+    """POST /classify and /pooling: with messages, or with an input."""
+
+    model: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    input: list[TokenId] | list[list[TokenId]] | str | list[str] | None = None
+    add_special_tokens: bool = True
+    use_activation: bool | None = None
+    encoding_format: str = "float"
+    dimensions: int | None = None
 
 
 class TokenizeKind(BaseModel):

@@ -204,17 +204,22 @@ class Engine:
         It shows that the endpoint works, no more: a tiny model that was trained on sums has little
         idea of what texts mean.
         """
+        mean = self.mean_hidden(prompt)
+        # Normed states never sum to zero.
+        vector: Floats = mean / np.linalg.norm(mean)
+        return vector
+
+    def mean_hidden(self, prompt: Sequence[int]) -> Floats:
+        """The mean of the prompt's final hidden states, [hidden]."""
         cache = self._prefixes.take(prompt, len(prompt), reuse=False)
         sums = []
         for start in range(0, len(prompt), _READ_AT_ONCE):
             cache.feed(prompt[start : start + _READ_AT_ONCE])
             sums.append(cache.hidden_states().sum(axis=0))
-        total = np.sum(sums, axis=0)
+        mean: Floats = np.sum(sums, axis=0) / len(prompt)
         self.counters.prompt_tokens += len(prompt)
         self._prefixes.give_back(cache)
-        # The direction of the sum is the direction of the mean; normed states never sum to zero.
-        vector: Floats = total / np.linalg.norm(total)
-        return vector
+        return mean
 
     def _begin(self, generation: Generation) -> None:
         job = generation.job

@@ -19,6 +19,7 @@ from deploy.pair.gate import Gates
 from deploy.pair.parameters import Defaults
 from deploy.pair.refusal import Refusal, aborted, broken, queue_full, weightless
 from deploy.pair.renderer import Renderer
+from deploy.pair.reward import load_head
 from deploy.pair.sleep import SleepMode
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class Served:
         self.cancelled_requests = 0
         self.healthy = True
         self.sleep = SleepMode(self.engine)
+        self.reward = load_head(folder, self.engine.graph)
         self._open: dict[Generation, tuple[InFlight, int]] = {}
         self._work = asyncio.Event()
 
@@ -99,6 +101,11 @@ class Served:
         if left:
             self.cancelled_requests += 1
             flight.end(None)
+
+    def score(self, prompt: Sequence[int], *, squashed: bool) -> float:
+        """What the reward head says of these tokens: a probability, or its logit."""
+        assert self.reward is not None, "there is no reward head"
+        return self.reward.score(self.engine.mean_hidden(prompt), squashed=squashed)
 
     async def fall_asleep(self, level: int, *, wait: bool) -> None:
         """Sleep, once what runs has finished, or was broken off."""

@@ -33,6 +33,7 @@ from deploy.pair.exchange import Exchange, GoneError, Receive, Send
 from deploy.pair.metrics import exposition
 from deploy.pair.refusal import Refusal, broken, refuse, unknown_model
 from deploy.pair.sampling import Floats
+from deploy.pair.scores import ScoreRoutes
 from deploy.pair.served import InFlight, Served
 from deploy.pair.sleep import SleepRoutes
 
@@ -68,6 +69,8 @@ class Application:
             "/tokenize": {"POST": self._tokenize},
             "/detokenize": {"POST": self._detokenize},
         }
+        if any(served.reward for served in models):
+            self._handlers.update(ScoreRoutes(self._named).handlers)
         if sleep_mode:
             self._handlers.update(SleepRoutes(models).handlers)
 

@@ -73,14 +73,14 @@ NONSENSE: tuple[dict[str, Any], ...] = (
     {**PAIR, "mean_logprob": 0.5},
     {**PAIR, "json_schema": {"type": "bogus"}},
     {**PAIR, "grade": {"by": "large", "prompt": "Well?"}},
-    {**PAIR, **CALIBRATED, "worth": 0},
-    {"small": "small", **CALIBRATED},
-    {**PAIR, "majority": {}, "artifact": "nowhere.json"},
     {**PAIR, "score": {}},
     {**PAIR, "score": {"by": "other"}, "majority": {}},
     {**PAIR, "score": {"by": "other", "api": "rerank"}},
     {**PAIR, "score": {"by": "other", "scale": "log"}},
     {**PAIR, "score": {"by": "other", "scale": "sigmoid"}, "bar": 1.5},
+    {**PAIR, **CALIBRATED, "worth": 0},
+    {"small": "small", **CALIBRATED},
+    {**PAIR, "majority": {}, "artifact": "nowhere.json"},
 )
 
 CHAT = request()

@@ -161,6 +161,28 @@ def vllm(
     no graphs, which take longer to make than they save here; all log-probabilities can be had, to
     say where a gate must fire. `gate` is the environment of `gate_for`, `more` are more options.
     """
+    options = {
+        "--max-logprobs": "-1",
+        "--tool-call-parser": "hermes",
+        "--generation-config": "vllm",  # the pair's own allows too few tokens to leave midway
+    }
+    flags = ["--enable-auto-tool-choice", "--enable-scale-out", "--enable-prompt-tokens-details"]
+    given = [word for option in options.items() for word in option]
+    with _serving(python, model, logs, gate, [*given, *flags, *more]) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def pooling(python: Path, model: Path, logs: Path, *more: str) -> Iterator[Server]:
+    """A vLLM that writes nothing and tells scores, as `vllm`; without a gate."""
+    with _serving(python, model, logs, {}, ["--runner", "pooling", *more]) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _serving(
+    python: Path, model: Path, logs: Path, gate: dict[str, str], more: Sequence[str]
+) -> Iterator[Server]:
     port = free_port()
     options = {
         "--model": str(model),
@@ -169,15 +191,10 @@ def vllm(
         "--port": str(port),
         "--dtype": "float32",
         "--max-model-len": str(CONTEXT),
-        "--max-logprobs": "-1",
-        "--tool-call-parser": "hermes",
-        "--generation-config": "vllm",  # the pair's own allows too few tokens to leave midway
     }
-    flags = ["--enforce-eager", "--enable-auto-tool-choice", "--enable-scale-out"]
-    flags.append("--enable-prompt-tokens-details")
     command: list[str | Path] = [
-        python, "-m", "vllm.entrypoints.openai.api_server",
-        *(word for option in options.items() for word in option), *flags, *more,
+        python, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager",
+        *(word for option in options.items() for word in option), *more,
     ]  # fmt: skip
     environment = {
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB, the least it takes
