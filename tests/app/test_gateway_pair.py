@@ -132,6 +132,20 @@ async def test_samples_that_agree_are_enough(question: str, writer: str, gateway
     assert sampled.completion > 2 * over.attempts[0].written
 
 
+@pytest.mark.parametrize(
+    ("question", "writers"), [("556 + 626", ["small"]), ("347 * 16", ["small", "large"])]
+)
+async def test_a_plan_needs_one_sample_where_it_is_sure(
+    question: str, writers: list[str], gateway: Running
+) -> None:
+    asked = [{"role": "user", "content": f"How much is {question}?"}]
+    reply = await gateway.post(model="staged", messages=asked, temperature=0)
+    over = await ended(gateway, reply.headers["x-request-id"])
+    assert [attempt.model for attempt in over.attempts] == writers, over.detail
+    assert over.reason == ("unsure" if "large" in writers else "sure")
+    assert " of 1 sample, expected " in over.detail
+
+
 async def test_two_models_may_answer_where_samples_do_not_agree(gateway: Running) -> None:
     """All of these are cut off, so that none has a vote."""
     block = {"use": "best_of", "small": "small", "large": "ead", "majority": {}, "bar": 1}
