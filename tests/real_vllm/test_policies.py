@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 
 import httpx
 import pytest
 
 from policies.verdicts.grading import DRAFT, GRADE_PROMPT, QUESTION
-from tests.real_vllm.servers import Gateway, Json, Server
+from tests.real_vllm.servers import Gateway, Json, Server, eventually
 
 pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(600)]  # the first one starts the servers
 
@@ -106,3 +107,53 @@ def test_one_of_several_samples(
     assert all(not choice.get("logprobs") for choice in choices), "the client did not ask for them"
     assert "Answer: " in text
     assert usage["completion_tokens"] > 2 * 40, "of all samples, each of at least 40 tokens"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_partial_answers_that_are_resampled(
+    stream: bool, http: httpx.Client, tandem: Gateway, vllms: dict[str, Server]
+) -> None:
+    """Hardly heated, every particle says what the small model says alone: so what is continued in
+    many calls, as a last message and several at once, must read as if it had been one.
+    """
+    prompt = GRADE_PROMPT.replace("Is this solution right?", "Is this solution right so far?")
+    policy = {
+        "use": "particles",
+        "small": "small",
+        "grade": {"by": "large", "prompt": prompt},
+        "particles": 3,
+        "separator": "\n",
+        "temperature": 0.01,
+        "most_steps": 20,
+    }
+    with tandem.admin() as admin:
+        assert admin.put("/admin/policies/filtered", json=policy).is_success
+    told = {"stream_options": {"include_usage": True}} if stream else {}
+    asked = BODY | told | {"model": "filtered", "stream": stream, "max_tokens": 200, "seed": 3}
+    answer = http.post("/v1/chat/completions", json=asked)
+    assert answer.status_code == 200, answer.text
+    if stream:
+        lines = [line.removeprefix("data: ") for line in answer.text.splitlines()]
+        chunks = [json.loads(line) for line in lines if line.startswith("{")]
+        choices = [choice for chunk in chunks for choice in chunk["choices"]]
+        text = "".join(choice["delta"].get("content") or "" for choice in choices)
+        usage = chunks[-1]["usage"]
+    else:
+        choices = answer.json()["choices"]
+        text, usage = choices[0]["message"]["content"], answer.json()["usage"]
+    alone = ask(vllms["small"], BODY | {"model": "small", "max_tokens": 200})
+    assert text == alone["message"]["content"]
+    assert choices[-1]["finish_reason"] == "stop"
+    why = usage["tandem"]["reason"]
+    steps = re.search(r"grade 0\.[0-9]+ of 3 particles, ([0-9]+) steps", why)
+    assert steps is not None, why
+    assert int(steps[1]) > 5, "a step a line"
+    written = usage["tandem"]["models"]["small"]
+    assert text.count("\n") < written < usage["completion_tokens"]
+    assert usage["completion_tokens"] >= 3 * written - 3, "of all three, less what is special"
+    eventually(partial(_idle, tuple(vllms.values())), 10, "engines without requests")
+
+
+def _idle(servers: tuple[Server, ...]) -> bool | None:
+    """Whether no engine has anything to do."""
+    return not any(one.metric("vllm:num_requests_running") for one in servers) or None
