@@ -75,7 +75,7 @@ SAMPLED = "stages: [4], majority: {}, bar: 1"
 """How `sampled` finds out that the small model is sure: all of four answers must be the same."""
 
 
-SCORED = "stages: [1, 4], score: {by: large}, bar: 0.825"
+SCORED = "stages: [1, 4], score: {by: large}, bar: 0.831"
 """What `scored` takes for good: the bar of the reward head, see deploy/pair/README.md."""
 
 

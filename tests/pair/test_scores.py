@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from deploy.pair.train_reward import (
     TRAIN_SEED,
     TUNE_SEED,
     Examples,
-    auc_interval,
+    auc,
     beginnings,
     examples,
     fitted,
+    interval,
     pair_text,
-    share,
+    passing,
     solutions,
 )
 from tests.pair.conftest import folder
@@ -198,11 +200,18 @@ def test_a_head_finds_what_is_linear_in_the_states() -> None:
     right = states @ np.arange(8) > 28
     rows = Examples({"mean": states}, right, np.full(400, fill_value=True), np.arange(400))
     weights, bias = fitted(states, rows, 1.0)
-    reached = auc_interval(right, states @ weights + bias, rows.solution)
+    reached = interval(auc, right, states @ weights + bias, rows.solution)
     assert reached.low > 0.98
     assert reached.low <= reached.value <= reached.high
 
 
-def test_a_share_has_wilsons_interval() -> None:
-    found = share(np.array([True] * 5 + [False] * 95))
-    assert (found.value, found.low, found.high) == pytest.approx((0.05, 0.0215, 0.1118), abs=1e-4)
+def test_an_interval_is_over_solutions_not_over_their_rows() -> None:
+    """Ten rows of a solution that are all alike say no more than one of them."""
+    right = np.repeat(np.arange(40) % 2 == 0, 10)
+    scores = np.repeat(np.arange(40) % 3 == 0, 10).astype(np.float32)
+    solution = np.arange(400) // 10
+    many = interval(partial(passing, 0.5, which=True), right, scores, solution)
+    one = interval(partial(passing, 0.5, which=True), right[::10], scores[::10], np.arange(40))
+    assert many.value == one.value == pytest.approx(7 / 20)
+    assert (many.low, many.high) == (one.low, one.high)
+    assert many.low < 0.25
