@@ -55,6 +55,7 @@ policies:
   cascade: {{use: cascade, small: small, large: large, mean_logprob: {mean_logprob}}}
   sampled: {{use: best_of, small: small, large: large, {sampled}}}
   staged: {{use: best_of, small: small, large: large, majority: {{}}, artifact: {staged}, {worth}}}
+  scored: {{use: best_of, small: small, large: large, {scored}}}
   careful: {{use: fallback, targets: [large, small]}}
   canary: {{use: split, weights: {{small: 1, large: 9}}}}
   experts: {{use: experts, artifact: {experts}, budget: {{large_share: 0.5}}}}
@@ -80,6 +81,8 @@ SAMPLED = "stages: [4], majority: {}, bar: 1"
 WORTH = "worth: 22.3"
 """What a right answer is worth to `staged`: enough to keep 99.2 % of the large model's accuracy on
 problems that no report uses, see docs/sampling.md."""
+SCORED = "stages: [1, 4], score: {by: large}, bar: 0.831"
+"""What `scored` takes for good: the bar of the reward head, see deploy/pair/README.md."""
 
 
 SEARCH = "{chunk_tokens: 120, overlap_tokens: 20, keep: 4}"
@@ -110,6 +113,7 @@ class Pair:
             sampled=SAMPLED,
             staged=json.dumps(str(MODELS / STAGED)),
             worth=WORTH,
+            scored=SCORED,
             gate=HIDDEN,
             experts=json.dumps(str(MODELS / EXPERTS)),
             search=SEARCH,

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +66,7 @@ class Examples:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A share with its 95 % interval."""
+    """A share with its 95 % interval; an AUC is one of pairs."""
 
     value: float
     low: float
@@ -104,14 +104,22 @@ def solutions(small: Engine, seed: int, n: int) -> Iterator[Solution]:
             yield Solution(problem.prompt, text, is_correct(text, problem))
 
 
+def beginnings(text: str) -> list[str]:
+    """A solution up to the end of each of its steps, the line's own end included; last all of it.
+
+    So the tokens of each are the first of those of the whole: a line's end may belong to a sign.
+    """
+    lines = text.splitlines(keepends=True)
+    return ["".join(lines[: shown + 1]) for shown in range(len(lines))] or [text]
+
+
 def examples(large: Engine, solved: Sequence[Solution]) -> Examples:
     """The states after every step of every solution, and after all of it."""
     last, mean, right, whole, number = [], [], [], [], []
     for at, solution in enumerate(tqdm(solved, unit="solution")):
-        lines = solution.text.split("\n")
         ends = [
-            len(large.codec.encode(pair_text(solution.prompt, "\n".join(lines[: shown + 1]))))
-            for shown in range(len(lines))
+            len(large.codec.encode(pair_text(solution.prompt, begun)))
+            for begun in beginnings(solution.text)
         ]
         cache = large.graph.cache(ends[-1])
         cache.feed(large.codec.encode(pair_text(solution.prompt, solution.text)))
@@ -147,25 +155,26 @@ def auc(right: Booleans, scores: Floats) -> float:
     return float(roc_auc_score(right, scores))
 
 
-def auc_interval(right: Booleans, scores: Floats, solution: npt.NDArray[np.int64]) -> Share:
-    """The same with a 95 % interval, by drawing solutions again."""
+def passing(bar: float, right: Booleans, scores: Floats, *, which: bool) -> float:
+    """The share of the right ones, or of the wrong ones, that the bar lets pass."""
+    return float((scores[right == which] >= bar).mean())
+
+
+def interval(
+    figure: Callable[[Booleans, Floats], float],
+    right: Booleans,
+    scores: Floats,
+    solution: npt.NDArray[np.int64],
+) -> Share:
+    """A figure with its 95 % interval, by drawing solutions again: their rows go together."""
     draw = np.random.default_rng(0)
     rows = [np.flatnonzero(solution == number) for number in np.unique(solution)]
     drawn = []
     for _ in range(RESAMPLES):
         some = np.concatenate([rows[at] for at in draw.integers(len(rows), size=len(rows))])
-        drawn.append(auc(right[some], scores[some]))
+        drawn.append(figure(right[some], scores[some]))
     low, high = np.quantile(drawn, (0.025, 0.975))
-    return Share(auc(right, scores), float(low), float(high))
-
-
-def share(hits: Booleans) -> Share:
-    """A share with its Wilson interval."""
-    n, z = len(hits), 1.96
-    p = float(hits.mean())
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return Share(p, middle - half, middle + half)
+    return Share(figure(right, scores), float(low), float(high))
 
 
 def train(folder: Path, out: Path, n: int, tuning: int) -> None:
@@ -209,11 +218,15 @@ def report(folder: Path, seed: int, n: int) -> None:
     scores = np.array([head.score(state) for state in found.states["mean"]])
     print(f"seed {seed}, {n} solutions, {found.right[found.whole].mean():.3f} of them right")
     for name, rows in (("whole solutions", found.whole), ("their beginnings", ~found.whole)):
-        right, marks = found.right[rows], scores[rows]
+        figures: dict[str, Callable[[Booleans, Floats], float]] = {
+            "AUC": auc,
+            f"right ones from {head.bar:g} upwards": partial(passing, head.bar, which=True),
+            f"wrong ones from {head.bar:g} upwards": partial(passing, head.bar, which=False),
+        }
         print(f"{name}: {int(rows.sum())}")
-        print(f"  AUC {auc_interval(right, marks, found.solution[rows])}")
-        print(f"  bar {head.bar:g}: right ones that pass {share(marks[right] >= head.bar)}")
-        print(f"  bar {head.bar:g}: wrong ones that pass {share(marks[~right] >= head.bar)}")
+        for what, figure in figures.items():
+            told = interval(figure, found.right[rows], scores[rows], found.solution[rows])
+            print(f"  {what}: {told}")
 
 
 def main() -> None:
