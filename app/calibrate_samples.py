@@ -134,6 +134,7 @@ async def _drawn(options: argparse.Namespace) -> tuple[Rows, Document]:
 
     prompts = read_prompts(options.prompts, options.n)
     asking = Asking(options.at_once, options.max_tokens)
+    options.rows.parent.mkdir(parents=True, exist_ok=True)
     async with embedded.running(options.config) as document:
         policy = document.policies[chosen(document, USE, options.policy).name]
         plan = plan_of(policy, document.config.models, options.samples)

@@ -52,6 +52,7 @@ policies:
   ead: {{use: entropy, small: small, large: large, {entropy}}}
   cascade: {{use: cascade, small: small, large: large, mean_logprob: {mean_logprob}}}
   sampled: {{use: best_of, small: small, large: large, {sampled}}}
+  scored: {{use: best_of, small: small, large: large, {scored}}}
   careful: {{use: fallback, targets: [large, small]}}
   canary: {{use: split, weights: {{small: 1, large: 9}}}}
   experts: {{use: experts, artifact: {experts}, budget: {{large_share: 0.5}}}}
@@ -72,6 +73,10 @@ ENTROPY = "threshold: 0.136, back: 0.000136, window: 1, dwell: 1"
 
 SAMPLED = "stages: [4], majority: {}, bar: 1"
 """How `sampled` finds out that the small model is sure: all of four answers must be the same."""
+
+
+SCORED = "stages: [1, 4], score: {by: large}, bar: 0.825"
+"""What `scored` takes for good: the bar of the reward head, see deploy/pair/README.md."""
 
 
 SEARCH = "{chunk_tokens: 120, overlap_tokens: 20, keep: 4}"
@@ -100,6 +105,7 @@ class Pair:
             mean_logprob=MEAN_LOGPROB,
             entropy=ENTROPY,
             sampled=SAMPLED,
+            scored=SCORED,
             gate=HIDDEN,
             experts=json.dumps(str(MODELS / EXPERTS)),
             search=SEARCH,

@@ -16,7 +16,8 @@ from app.trial import Trial
 from router.attempts import Attempts
 from router.ledger import Ledger
 from router.phrases import Phrase
-from router.steps import Close, Compute, Next, Open, Request, Step, Usage
+from router.scoring import scored
+from router.steps import Close, Compute, Next, Open, Request, Score, Step, Usage
 
 T = TypeVar("T")
 
@@ -47,6 +48,8 @@ class Performance:
                 return await self.attempts.next(step)
             case Close():
                 return await self.attempts.close(step.attempt)
+            case Score():
+                return await scored(step, self.attempts, self.until)
             case Compute():
                 return step.function(*step.arguments)
             case _:

@@ -33,7 +33,7 @@ from policies.verdicts.plan import Prices, prices_of
 from router.config import Document
 from router.runtime import build
 
-WORTHS = tuple(float(f"{worth:.3g}") for worth in np.geomspace(0.5, 2000, 73))
+WORTHS = tuple(float(f"{worth:.3g}") for worth in np.geomspace(0.5, 500, 61))
 """What a right answer may be worth, in large answers: from where nobody would ask the large model
 to where hardly anybody would not."""
 FEWEST = 50

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import orjson
@@ -30,6 +31,8 @@ from router.fleet import Fleet
 from router.phrases import Phrase, collect, collect_all, unseen
 from router.steps import UNCHANGED, Draft, Failed, Request, Surface, Usage
 
+PAUSES = (1.0, 5.0)
+"""Seconds before a call that failed is made again: hours of drawing should not end with one."""
 _DIGITS = 32
 T = TypeVar("T")
 
@@ -91,9 +94,10 @@ class Collecting:
         more = self._logprobs(asked)
         several = {"n": self.plan.samples, "temperature": origin.temperature, **more}
         async with performing(self.trial, asked) as drawing:
-            first = await _heard(drawing, unseen(origin.small, asked, collect, more))
-            drafts = await _heard(drawing, unseen(origin.small, asked, collect_all, several))
-            large = await _heard(drawing, unseen(origin.large, asked, collect))
+            small = partial(unseen, origin.small, asked)
+            first = await _heard(drawing, partial(small, collect, more))
+            drafts = await _heard(drawing, partial(small, collect_all, several))
+            large = await _heard(drawing, partial(unseen, origin.large, asked, collect))
         if len(drafts) < self.plan.samples:
             raise TrialError(f"{origin.small} gave {len(drafts)} of {self.plan.samples} samples")
         async with performing(self.trial, asked) as judging:
@@ -161,11 +165,19 @@ def plan_of(policy: Any, models: Collection[str], samples: int) -> Plan:
     return Plan(origin, policy.verifier, samples, policy.judge)
 
 
-async def _heard(by: Performance, phrase: Phrase[T | Failed]) -> T:
-    heard = await by.of(phrase)
-    if isinstance(heard, Failed):
-        raise TrialError(f"{heard.attempt.model} failed: {heard.fault.message}")
-    return heard
+async def _heard(by: Performance, phrase: Callable[[], Phrase[T | Failed]]) -> T:
+    """What the phrase brings; said again, after a pause, where it failed and may not the next time.
+
+    Raises `TrialError`.
+    """
+    for pause in (*PAUSES, None):
+        heard = await by.of(phrase())
+        if not isinstance(heard, Failed):
+            return heard
+        if pause is None or not heard.fault.elsewhere:
+            break
+        await asyncio.sleep(pause)
+    raise TrialError(f"{heard.attempt.model} failed: {heard.fault.message}")
 
 
 def _usage(draft: Draft) -> Usage:

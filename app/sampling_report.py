@@ -91,9 +91,9 @@ def _facts(found: Found, rows: Rows) -> Iterator[str]:
         f"verifier  {use}: a wrong sample passes the bar {cap.bar:g} in {_rate(cap.false_positive)}"
     )
     yield f"          of all cases, a right one in {_rate(cap.true_positive)}"
-    yield f"cap       {cap.most} sample{'s' * (cap.most > 1)}: the next costs more than it gains"
+    yield f"cap       {_samples(cap.most)}: the next costs more than it gains"
     stages = ", ".join(map(str, found.calibrated.totals))
-    yield f"stages    {stages} samples in all"
+    yield f"stages    {stages} in all after each"
     yield f"worth     a right answer is worth {found.worth:g} large answers"
 
 
@@ -112,7 +112,7 @@ def _table(found: Found) -> str:
 def _plan(found: Found) -> Iterator[str]:
     """Each stage's bins, and what is done in them."""
     for at, stage in enumerate(found.calibrated.stages):
-        yield f"after {stage.samples} sample{'s' * (stage.samples > 1)}"
+        yield f"after {_samples(stage.samples)}"
         for one in _bins(found, at):
             if one["prompts"]:
                 yield (
@@ -175,6 +175,10 @@ def _flow(block: Mapping[str, Any]) -> str:
 
 def _shown(figure: Interval) -> str:
     return f"{figure.value:.1%} ({figure.low:.1%} to {figure.high:.1%})"
+
+
+def _samples(number: int) -> str:
+    return f"{number} sample{'s' * (number > 1)}"
 
 
 def _rate(rate: Rate) -> str:

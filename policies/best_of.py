@@ -109,6 +109,7 @@ class BestOf:
         if sum(verifier is not None for verifier in verifiers) != 1:
             raise ValueError("set exactly one of majority, json_schema, grade, score, mean_logprob")
         object.__setattr__(self, "_plans", {})
+        object.__setattr__(self, "_calibrated", None)
         object.__setattr__(self, "_calibrated", self._read())
         totals = self.totals
         if list(totals) != sorted(set(totals)) or not totals:
@@ -140,7 +141,8 @@ class BestOf:
             calibrated = read_calibrated(Path(self.artifact))
         except ValueError as error:
             raise ValueError(f"artifact: {error}") from None
-        if why := calibrated.stranger(self.small, self.large, self.facts):
+        wanted = {**self.facts, "temperature": self.temperature}
+        if why := calibrated.stranger(self.small, self.large, wanted):
             raise ValueError(f"artifact: {why}; `tandem calibrate best-of` fits one anew")
         totals = self.stages or calibrated.totals
         if totals != calibrated.totals[: len(totals)]:

@@ -69,7 +69,8 @@ class Tally:
     def _cost(self, usage: Usage) -> float:
         return cost(usage, self.price, self.held, self.choices)
 
-    def _ideal(self, usage: Usage | None) -> Ideal | None:
+    def ideal(self, usage: Usage | None) -> Ideal | None:
+        """What these tokens take alone, None where that is not known."""
         if usage is None or self.idealised is None:
             return None
         return self.idealised.ideal(usage, self.held, self.choices)
@@ -92,7 +93,6 @@ class Tally:
             emitted=self.emitted,
             held=self.held,
             choices=self.choices,
-            ideal=self._ideal(usage),
             surface=self.surface,
             began=self.began - request_began,
             span=self.span,
@@ -211,6 +211,8 @@ class Ledger:
     def ended(self, now: float) -> RequestEnded:
         """The request as listeners see it."""
         attempts = self.attempts(now)
+        for tally, attempt in zip(self.tallies, attempts, strict=True):
+            attempt.ideal = tally.ideal(attempt.usage)
         return RequestEnded(
             id=self.request.id,
             surface=self.request.surface,

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
+from time import monotonic
 from typing import Any
 
 import orjson
@@ -24,7 +25,6 @@ from router.dialect import SCORED_AT
 from router.faults import FaultError
 from router.refusals import no_scores
 from router.steps import (
-    UNCHANGED,
     Attempt,
     Failed,
     Next,
@@ -98,10 +98,15 @@ def _number(row: Json, step: Score) -> float:
 
 
 async def scored(step: Score, attempts: Attempts, until: float) -> Scores | Failed:
-    """The scores of all texts; they may begin to come until then (monotonic)."""
+    """The scores of all texts, in the step's share of the time until then (monotonic).
+
+    Waiting in the model's line and other backends' tries are in it.
+    """
     path = SCORED_AT[step.by.api]
+    now = monotonic()
+    until = now + step.share * max(until - now, 0.0)
     asks = [
-        Open(step.model, step.request.asking(body, Surface.SCORE), UNCHANGED, share=step.share)
+        Open(step.model, step.request.asking(body, Surface.SCORE))
         for body in (bodies(step) if step.texts else ())
     ]
     found: dict[int, Scores] = {}

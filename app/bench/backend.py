@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import os
 import sys
 from pathlib import Path
@@ -34,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rounds = "of all pairs of lengths (default: %(default)s)"
     add("--repetitions", type=count, default=5, metavar="N", help=rounds)
     limit = "end after so long, but for the first repetition (default: %(default)g)"
-    add("--seconds", type=float, default=300.0, metavar="S", help=limit)
+    add("--seconds", type=_amount, default=300.0, metavar="S", help=limit)
     seed = "of prompts and their order (default: %(default)s)"
     add("--seed", type=int, default=0, metavar="S", help=seed)
     accelerators = "that the server takes, for the YAML (default: %(default)s)"
     add("--accelerators", type=count, default=1, metavar="N", help=accelerators)
     usd = "price of one accelerator, for the YAML"
-    add("--usd-per-hour", type=float, metavar="USD", help=usd)
+    add("--usd-per-hour", type=_amount, metavar="USD", help=usd)
     add("--plot", type=Path, metavar="FILE.png", help="draw seconds foretold over measured")
     add("--json", action="store_true", help="print everything as JSON")
 
@@ -51,10 +52,12 @@ def main(options: argparse.Namespace) -> int:
 
     from app.bench.backend_measure import measure
     from app.bench.backend_report import Priced, as_json, as_text
+    from app.bench.figures import machine
     from app.bench.processes import BenchError
 
     if options.plot and importlib.util.find_spec("matplotlib") is None:
         return _fail("--plot needs matplotlib: pip install 'tandem-gateway[train]'")
+    before = machine()
     try:
         found = uvloop.run(measure(_plan(options)))
         if options.plot:
@@ -64,7 +67,7 @@ def main(options: argparse.Namespace) -> int:
     except (BenchError, OSError) as error:
         return _fail(str(error))
     priced = Priced(options.accelerators, options.usd_per_hour)
-    print((as_json if options.json else as_text)(found, priced))
+    print(as_json(found, priced, before) if options.json else as_text(found, priced))
     return 0
 
 
@@ -92,6 +95,13 @@ def _plan(options: argparse.Namespace) -> Plan:
 def _fail(reason: str) -> int:
     print(f"tandem: {reason}", file=sys.stderr)
     return 1
+
+
+def _amount(text: str) -> float:
+    """An argument that is a number from 0 on."""
+    if not 0 <= (value := float(text)) < math.inf:
+        raise ValueError
+    return value
 
 
 def _lengths(text: str) -> tuple[int, ...]:

@@ -11,7 +11,6 @@ import yaml
 
 from app.bench.backend_fit import TERMS, Term, Timed
 from app.bench.backend_measure import Found
-from app.bench.figures import machine
 
 __all__ = ["Priced", "as_json", "as_text", "as_tree", "block", "coefficients", "summary"]
 
@@ -101,9 +100,9 @@ def summary(found: Found) -> str:
     return f"{found.model} alone, in seconds: {said}; {_errors(found)}"
 
 
-def as_json(found: Found, priced: Priced) -> str:
-    """The report for programs."""
-    whole = {"machine": machine(), **as_tree(found), **asdict(priced)}
+def as_json(found: Found, priced: Priced, machine: Mapping[str, str]) -> str:
+    """The report for programs; `machine` says where it was measured from."""
+    whole = {"machine": machine, **as_tree(found), **asdict(priced)}
     return json.dumps({**whole, "yaml": block(found, priced)}, indent=2)
 
 

@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--policy", action="append", metavar="NAME", help="only this one; may be repeated")
     more = "a policy to add, as YAML: 'NAME: {use: ...}'; may be repeated"
     add("--add", action="append", metavar="YAML", help=more)
+    add("--frontier", action="store_true", help="every way to answer that there is")
     add("--curve", action="store_true", help="measure several thresholds of each policy too")
     plot = "draw accuracy over active parameters, and over idealised cost"
     add("--plot", type=Path, metavar="FILE.png", help=plot)
@@ -48,6 +49,8 @@ def main(options: argparse.Namespace) -> int:
             "add --tuning if that is what you do",
             2,
         )
+    if options.frontier and options.policy:
+        return _fail("--frontier measures everything: leave --policy out", 2)
     if options.plot and importlib.util.find_spec("matplotlib") is None:
         return _fail("--plot needs matplotlib: pip install 'tandem-gateway[train]'", 1)
     return _measured(options)
@@ -73,6 +76,7 @@ def _measured(options: argparse.Namespace) -> int:
         options.curve,
         more=options.add or (),
         idealised=0.0 if options.no_idealised else ALONE,
+        frontier=options.frontier,
     )
     timed: list[Found] = []
     try:

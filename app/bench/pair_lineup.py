@@ -32,11 +32,24 @@ USUAL = (
     *("ead", "r2r_no_hidden", LEARNED, "r2r_optimistic"),
 )
 """What is measured if nothing is said."""
+NOT_ON_THE_FRONTIER = ("auto", "eager", "canary", "careful", "hedged", "read", "r2r_optimistic")
+"""Those that answer as another one does, and those for failures and for documents."""
 GATE: Block = MappingProxyType({"use": "token_gate", "small": "small", "large": "large"})
 
-VOTED: Block = MappingProxyType({"use": "best_of", "small": "small", "majority": {}})
-"""The small model alone, the answer of most of its samples."""
+SAMPLED: Block = MappingProxyType({"use": "best_of", "small": "small"})
+"""The small model alone, several times."""
+VERIFIERS: Mapping[str, Block] = MappingProxyType(
+    {
+        "best_of": {"majority": {}},
+        "likely": {"mean_logprob": -0.001},
+        "graded": {"grade": {"by": "large"}, "bar": 1},
+    }
+)
+"""Who chooses among samples, by the name of the policy; `best_of` is the majority. Without a large
+model the bar does not matter: the best sample is given."""
 SAMPLES = (2, 4, 8)
+GATED: Block = MappingProxyType({"use": "best_of", "small": LEARNED, "majority": {}})
+"""Samples that both models write, token by token."""
 
 RATES = (0.05, 0.1, 0.2, 0.4, 0.7)
 TOKEN_BITS = (0.05, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
@@ -50,13 +63,15 @@ SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 class Entry:
     """What is measured: a model, or a policy with its block and what is varied for a curve.
 
-    A dot in `varied` stands before a setting within another one.
+    A dot in `varied` stands before a setting within another one. Entries of one `family` are drawn
+    as one line.
     """
 
     name: str
     block: Block | None = None
     varied: str = "threshold"
     values: Sequence[float] = ()
+    family: str = ""
 
     def points(self) -> Iterator[tuple[float, Block]]:
         """The settings of the curve, each with its block."""
@@ -82,7 +97,7 @@ def lineup(blocks: Mapping[str, Block]) -> dict[str, Entry]:
         Entry("cascade", blocks["cascade"]),
         Entry("split", {**LOTS}),
         Entry("experts", blocks["experts"], "budget.large_share", SHARES),
-        *(Entry(f"best_of_{n}", {**VOTED, "stages": [n]}) for n in SAMPLES),
+        *_sampled(blocks),
         Entry(RANDOM, {**GATE, "rule": "random"}, "rate", RATES),
         Entry(TOKEN_ENTROPY, {**GATE, "rule": "entropy"}, values=TOKEN_BITS),
         Entry("ead", ead, values=MEAN_BITS),
@@ -92,6 +107,25 @@ def lineup(blocks: Mapping[str, Block]) -> dict[str, Entry]:
     )
     entries = {entry.name: entry for entry in known}
     return entries | {name: Entry(name, blocks[name]) for name in blocks if name not in entries}
+
+
+def _sampled(blocks: Mapping[str, Block]) -> Iterator[Entry]:
+    """The small model several times, by every verifier; and samples of the two models together."""
+    verifiers = dict(VERIFIERS)
+    if scored := blocks.get("scored"):
+        verifiers["scored"] = {"score": scored["score"]}
+    for name, verifier in verifiers.items():
+        for n in SAMPLES:
+            block = {**SAMPLED, **verifier, "stages": [n]}
+            yield Entry(f"{name}_{n}", block, family=f"best of 2, 4, 8: {name}")
+    yield Entry("gated_4", {**GATED, "stages": [4]})
+
+
+def frontier(entries: Mapping[str, Entry]) -> list[str]:
+    """Every way to answer, for one picture: `entries` without those that are baselines of a gate,
+    or another's with one setting changed.
+    """
+    return [name for name in entries if name not in (*BASELINES, *NOT_ON_THE_FRONTIER)]
 
 
 async def learned_share(trial: Trial, tuning: Sequence[Problem]) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from app import embedded
@@ -21,6 +21,7 @@ from app.bench.pair_lineup import (
     USUAL,
     Block,
     Entry,
+    frontier,
     learned_share,
     lineup,
     matched,
@@ -43,9 +44,10 @@ ROUNDS = 20
 class Plan:
     """What is measured: `names` of policies, none for the usual ones; on which problems.
 
-    `curve` adds the points of the curves. `tuning` problems fix the share of the baselines; `more`
-    are policies in YAML, a line each, beside the pair's own. `idealised` is for how many seconds
-    each server is timed alone at first; 0 leaves that out, and idealised runtimes with it.
+    `frontier` stands for every way to answer; `curve` adds the points of the curves. `tuning`
+    problems fix the share of the baselines; `more` are policies in YAML, a line each, beside the
+    pair's own. `idealised` is for how many seconds each server is timed alone at first; 0 leaves
+    that out, and idealised runtimes with it.
     """
 
     asked: Sequence[Problem]
@@ -54,6 +56,7 @@ class Plan:
     tuning: int = 300
     more: Sequence[str] = ()
     idealised: float = 0.0
+    frontier: bool = False
 
 
 async def measure(plan: Plan, heard: Heard = lambda _: None) -> list[Row]:
@@ -92,7 +95,8 @@ async def _timed(document: Document, seconds: float, heard: Heard) -> Document:
 def _chosen(plan: Plan, entries: Mapping[str, Entry]) -> list[Entry]:
     if unknown := [name for name in plan.names if name not in entries]:
         raise BenchError(f"no policy {', '.join(unknown)}: there are {', '.join(entries)}")
-    return [entries[name] for name in plan.names or USUAL]
+    names = frontier(entries) if plan.frontier else plan.names or USUAL
+    return [entries[name] for name in names]
 
 
 async def _matched(trial: Trial, chosen: Sequence[Entry], n: int) -> list[Entry]:
@@ -114,15 +118,16 @@ class Measuring:
 
     async def rows(self, entry: Entry) -> list[Row]:
         """The entry's own row, and those of its curve."""
-        rows = [await self._row(entry.name, None, entry.block)]
+        rows = [await self._row(entry, None, entry.block)]
         if self.plan.curve:
-            rows += [await self._row(entry.name, *point) for point in entry.points()]
+            rows += [await self._row(entry, *point) for point in entry.points()]
         return rows
 
-    async def _row(self, name: str, setting: float | None, block: Block | None) -> Row:
+    async def _row(self, entry: Entry, setting: float | None, block: Block | None) -> Row:
         if block is not None:
-            await self.trial.put(name, block)
+            await self.trial.put(entry.name, block)
         asked = self.plan.asked
-        label = name if setting is None else f"{name} {setting:g}"
-        run = await self.trial.run(name, [messages(problem) for problem in asked], label)
-        return row(name, setting, run, asked, embedded.PARAMS_B)
+        label = entry.name if setting is None else f"{entry.name} {setting:g}"
+        run = await self.trial.run(entry.name, [messages(problem) for problem in asked], label)
+        measured = row(label, run, asked, embedded.PARAMS_B)
+        return replace(measured, line=entry.family or entry.name, setting=setting)

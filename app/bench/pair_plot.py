@@ -17,7 +17,7 @@ SIZE = (8.0, 5.0)
 DOTS_PER_INCH = 130
 PARAMETERS = (0.06, 0.1, 0.2, 0.3, 0.5, 1.0)
 """Millions of parameters: from the small model to the large one, evenly by their ratio."""
-COSTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+COSTS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Parts of what the large model takes alone."""
 
 

@@ -24,10 +24,10 @@ Z95 = 1.959964
 class Row:
     """One policy: `avg_params` in millions per token of the answer, `seconds` of wall time.
 
-    `setting` is what was varied for the curve, None where nothing was; `line` is the policy without
-    it, the same for all points of one curve. `idealised_seconds` is what an answer takes alone
-    (`router.idealised`) on average, `idealised_cost` that as a part of what it takes the large
-    model alone: both run on the same hardware. None where it was not measured.
+    `setting` is what was varied for the curve, None where nothing was; `line` is what the row is
+    drawn as a point of, the same for all points of one curve. `idealised_seconds` is what an answer
+    takes alone (`router.idealised`) on average, `idealised_cost` that as a part of what it takes
+    the large model alone: both run on the same hardware. None where it was not measured.
     """
 
     policy: str
@@ -45,8 +45,7 @@ class Row:
 
 
 def row(
-    line: str,
-    setting: float | None,
+    policy: str,
     run: Run,
     asked: Sequence[Problem],
     params_b: Mapping[str, float],
@@ -57,9 +56,9 @@ def row(
     low, high = wilson(correct, len(asked))
     ideal = together(each.ideal for each in run.attempts if each.usage is not None)
     return Row(
-        policy=line if setting is None else f"{line} {setting:g}",
-        line=line,
-        setting=setting,
+        policy=policy,
+        line=policy,
+        setting=None,
         accuracy=correct / len(asked),
         accuracy_low=low,
         accuracy_high=high,

@@ -104,14 +104,22 @@ def solutions(small: Engine, seed: int, n: int) -> Iterator[Solution]:
             yield Solution(problem.prompt, text, is_correct(text, problem))
 
 
+def beginnings(text: str) -> list[str]:
+    """A solution up to the end of each of its steps, the line's own end included; last all of it.
+
+    So the tokens of each are the first of those of the whole: a line's end may belong to a sign.
+    """
+    lines = text.splitlines(keepends=True)
+    return ["".join(lines[: shown + 1]) for shown in range(len(lines))] or [text]
+
+
 def examples(large: Engine, solved: Sequence[Solution]) -> Examples:
     """The states after every step of every solution, and after all of it."""
     last, mean, right, whole, number = [], [], [], [], []
     for at, solution in enumerate(tqdm(solved, unit="solution")):
-        lines = solution.text.split("\n")
         ends = [
-            len(large.codec.encode(pair_text(solution.prompt, "\n".join(lines[: shown + 1]))))
-            for shown in range(len(lines))
+            len(large.codec.encode(pair_text(solution.prompt, begun)))
+            for begun in beginnings(solution.text)
         ]
         cache = large.graph.cache(ends[-1])
         cache.feed(large.codec.encode(pair_text(solution.prompt, solution.text)))

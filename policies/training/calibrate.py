@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 DRAWS = 2000
 """Bootstrap samples: the ends of a 95 % interval are then each fixed by 50 of them."""
+AT_ONCE = 100
 ENDS = (2.5, 97.5)
 """Percentiles between which 95 % lie."""
 
@@ -104,16 +105,19 @@ def ratio(over: Sequence[float], under: Sequence[float], seed: int = 0) -> Inter
     """
     above, below = np.asarray(over, dtype=np.float64), np.asarray(under, dtype=np.float64)
     rng = np.random.default_rng(seed)
-    drawn = [_drawn(above, below, rng) for _ in range(DRAWS)]
-    low, high = np.percentile(drawn, ENDS)
+    drawn = [_drawn(above, below, rng) for _ in range(DRAWS // AT_ONCE)]
+    low, high = np.percentile(np.concatenate(drawn), ENDS)
     return Interval(_over(above.sum(), below.sum()), float(low), float(high))
 
 
 def _drawn(
     above: npt.NDArray[np.float64], below: npt.NDArray[np.float64], rng: np.random.Generator
-) -> float:
-    rows = rng.integers(0, len(above), len(above))
-    return _over(above[rows].sum(), below[rows].sum())
+) -> npt.NDArray[np.float64]:
+    """The ratios of `AT_ONCE` draws."""
+    rows = rng.integers(0, len(above), (AT_ONCE, len(above)))
+    over, under = above[rows].sum(axis=1), below[rows].sum(axis=1)
+    found: npt.NDArray[np.float64] = np.divide(over, under, out=np.zeros(AT_ONCE), where=under != 0)
+    return found
 
 
 def _over(above: float, below: float) -> float:

@@ -17,6 +17,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -183,15 +184,18 @@ class Calibrated:
         )
         return replace(self, stages=(*kept, replace(last, cells=cells)))
 
-    def stranger(self, small: str, large: str | None, verifier: Mapping[str, Any]) -> str | None:
-        """Why it says nothing about these models or this verifier; None if it does."""
-        for role, own, other in (("small", self.small, small), ("large", self.large, large)):
-            if own != other:
-                return f"it was fitted for {role}: {own}, and this is {other or 'none'}"
-        for name in dict.fromkeys((*self.verifier, *verifier)):
-            fitted, wanted = self.verifier.get(name), verifier.get(name)
-            if fitted != wanted:
-                return f"it was fitted with {name}: {_said(fitted)}, and this is {_said(wanted)}"
+    def stranger(self, small: str, large: str | None, wanted: Mapping[str, Any]) -> str | None:
+        """Why it says nothing about these models, or where such settings of the verifier and such a
+        temperature are `wanted`; None if it does.
+        """
+        for role, own, named in (("small", self.small, small), ("large", self.large, large)):
+            if own != named:
+                return f"it was fitted for {role}: {own}, and this is {named or 'none'}"
+        settings = {**self.verifier, "temperature": self.temperature}
+        for name in dict.fromkeys((*settings, *wanted)):
+            fitted, other = settings.get(name), wanted.get(name)
+            if fitted != other:
+                return f"it was fitted with {name}: {_said(fitted)}, and this is {_said(other)}"
         return None
 
 
@@ -216,7 +220,7 @@ def write_calibrated(file: Path, calibrated: Calibrated) -> None:
 
 def read_calibrated(file: Path) -> Calibrated:
     """The calibration in a file. Raises ArtifactError where it is none, or its parts disagree."""
-    from pydantic import TypeAdapter, ValidationError  # only here: a policy without one needs none
+    from pydantic import ValidationError  # only here: a policy without a file needs none
 
     try:
         text = file.read_text(encoding="utf-8")
@@ -232,12 +236,21 @@ def read_calibrated(file: Path) -> Calibrated:
                 f"{file}: {name} is {found!r}, and this version of Tandem reads {value!r}; {_HINT}"
             )
     try:
-        return TypeAdapter(Calibrated).validate_json(text, strict=True)
+        calibrated: Calibrated = _schema().validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
         reason = first["msg"].removeprefix("Value error, ")
         raise ArtifactError(f"{file} does not fit together: {where}: {reason}; {_HINT}") from None
+    return calibrated
+
+
+@cache
+def _schema() -> Any:
+    """What the file must hold, as pydantic has it: made once, which takes long."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Calibrated)
 
 
 _HINT = f"`{MAKER}` makes such a file"

@@ -16,7 +16,7 @@ Pure sums over a small table: must not know a request, a fleet's health or a fil
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from policies.verdicts.calibrated import Calibrated, Cell, Judging, Stage
@@ -24,6 +24,7 @@ from router.fleet import Fleet, ModelView, Price
 
 FREE = Price()
 """Of a verifier that asks no model."""
+UNASKED = Judging(0.0, 0.0)
 
 
 class Action(StrEnum):
@@ -45,10 +46,21 @@ class Prices:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What things cost in mean large answers."""
+    """What things cost in mean large answers: `unit` is what one of these costs, `judged` the
+    verifier's own call about one sample.
+    """
 
     calibrated: Calibrated
     prices: Prices
+    unit: float = field(init=False)
+    judged: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        unit = self._large(self.calibrated.large_tokens)
+        asked, price = self.calibrated.judging or UNASKED, self.prices.judge
+        judged = asked.prompt * price.input + asked.completion * price.output
+        object.__setattr__(self, "unit", unit)
+        object.__setattr__(self, "judged", judged / unit)
 
     def large(self, cell: Cell) -> float:
         """The large model's answer to a request in this cell."""
@@ -59,17 +71,6 @@ class Costs:
         price, prompt = self.prices.small, self.calibrated.prompt_tokens
         drawn = prompt * price.input + cell.next_tokens * price.output
         return drawn / self.unit + samples * self.judged
-
-    @property
-    def judged(self) -> float:
-        """The verifier's own call about one sample."""
-        asked, price = self.calibrated.judging or Judging(0.0, 0.0), self.prices.judge
-        return (asked.prompt * price.input + asked.completion * price.output) / self.unit
-
-    @property
-    def unit(self) -> float:
-        """A mean large answer, in the unit of the prices."""
-        return self._large(self.calibrated.large_tokens)
 
     def _large(self, tokens: float) -> float:
         price, prompt = self.prices.large, self.calibrated.prompt_tokens

@@ -100,3 +100,43 @@ async def test_a_prometheus_scrapes_open_metrics_too(gateway: Started, small: Ba
     opened = await running.client.get("/metrics", headers={"accept": kind})
     assert opened.headers["content-type"].startswith("application/openmetrics-text")
     assert opened.text.endswith("# EOF\n")
+
+
+async def test_idealised_runtimes_stand_beside_what_was_measured(
+    gateway: Started, small: Backend, large: Backend, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.jsonl"
+    tree = config(
+        {"small": small, "large": large},
+        policies={
+            "auto": {"use": "cascade", "small": "small", "large": "large", "mean_logprob": -0.1}
+        },
+        log={"file": str(log)},
+    )
+    models = tree["models"]
+    models["small"]["idealised"] = {"call": 0.5, "prefill": 0.01, "decode": 0.1}
+    models["large"] |= {"idealised": {"decode": 2.0}, "accelerators": 3, "usd_per_hour": 1200}
+    del models["large"]["price"]
+    running = await gateway(tree)
+    small.plays(answers(chat_answer(said={"logprobs": logprobs(-1.0)})))
+    response = await running.post(model="auto")
+    await running.ended(1)
+    draft, answer = 0.5 + 10 * 0.01 + 2 * 0.1, 2 * 2.0  # of 10 and 2 tokens, both
+    seen = await running.metrics()
+    assert seen["tandem_idealised_request_seconds_sum"]["auto", "false"] == pytest.approx(
+        draft + answer
+    )
+    busy = seen["tandem_idealised_accelerator_seconds_total"]
+    assert busy["small", "auto"] == pytest.approx(draft)
+    assert busy["large", "auto"] == pytest.approx(3 * answer)
+    usd = 3 * answer * 1200 / 3600
+    assert seen["tandem_idealised_cost_usd_total"] == {("large", "auto"): pytest.approx(usd)}
+    assert seen["tandem_cost_usd_total"]["large", "auto"] == pytest.approx(usd), "it has no price"
+    assert float(response.headers["x-tandem-cost-usd"]) == pytest.approx(usd + 14e-6)
+    await eventually(lambda: log.exists() and '"request"' in log.read_text())
+    (line,) = [
+        row for row in map(json.loads, log.read_text().splitlines()) if row["event"] == "request"
+    ]
+    assert line["idealised_seconds"] == pytest.approx(draft + answer)
+    assert line["idealised_usd"] is None, "of the draft nobody has said what an hour costs"
+    assert [attempt["idealised_usd"] for attempt in line["attempts"]] == [None, pytest.approx(usd)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from itertools import groupby
@@ -21,6 +22,7 @@ from app.embedded import Pair
 from policies import TABLE
 from router.config import parse
 from router.observe import RequestEnded
+from router.steps import Surface
 from tests.running import CHAT, Running, eventually, http, request, running, wire
 from tests.scripted import PATIENCE
 
@@ -130,6 +132,20 @@ async def test_samples_that_agree_are_enough(question: str, writer: str, gateway
     sampled = over.attempts[0].usage
     assert sampled is not None
     assert sampled.completion > 2 * over.attempts[0].written
+
+
+async def test_the_large_models_reward_head_chooses_among_samples(gateway: Running) -> None:
+    asked = [{"role": "user", "content": "What is 347 * 16?"}]
+    reply = await gateway.post(model="scored", messages=asked, seed=1)
+    assert re.match(r"(un)?sure; score 0\.\d\d of [14] sample", reply.headers["x-tandem-reason"])
+    over = await ended(gateway, reply.headers["x-request-id"])
+    scorers = [attempt for attempt in over.attempts if attempt.surface is Surface.SCORE]
+    assert scorers
+    for scorer in scorers:
+        assert (scorer.model, scorer.blame, scorer.answer) == ("large", None, False)
+        assert scorer.usage is not None
+        assert scorer.usage.prompt > 0
+        assert scorer.cost > 0
 
 
 async def test_two_models_may_answer_where_samples_do_not_agree(gateway: Running) -> None:

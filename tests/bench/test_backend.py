@@ -180,6 +180,8 @@ def test_what_is_wrong_is_one_line_and_a_status(capsys: pytest.CaptureFixture[st
     for wrong in ("0,5", "a", "5,5"):
         with pytest.raises(SystemExit):
             main(["bench", "backend", "http://h", "--prompts", wrong])
+    with pytest.raises(SystemExit):
+        main(["bench", "backend", "http://h", "--usd-per-hour", "-1"])
 
 
 # -------------------------------------------------------------------------------- what is warned
@@ -238,7 +240,7 @@ def test_the_report_tells_errors_on_lengths_that_were_not_fitted() -> None:
     assert f"not used in the fit {FOUND.median_error:.1%}" in text
     assert "none: the interval, 0 to 1e-06, holds 0" in text
     assert text.endswith(block(FOUND, Priced()))
-    tree = json.loads(as_json(FOUND, Priced()))
+    tree = json.loads(as_json(FOUND, Priced(), {"cpu": "one"}))
     assert tree["idealised"] == {"prefill": 2e-5, "decode": 0.04432}
     assert len(tree["held_out"]) == 2
 

@@ -10,7 +10,7 @@ import pytest
 
 from app import embedded
 from app.bench.backend_measure import Found
-from app.bench.pair_lineup import BASELINES, USUAL, lineup
+from app.bench.pair_lineup import BASELINES, LEARNED, USUAL, frontier, lineup
 from app.bench.pair_measure import Plan, measure
 from app.bench.pair_rows import Row, related, row, table, wilson
 from app.bench.processes import BenchError
@@ -44,8 +44,8 @@ def answered(text: str, writers: str) -> Answered:
 def test_a_row_counts_what_the_gateway_saw() -> None:
     right, wrong = f"Answer: {ASKED[0].answer}", "Answer: nothing"
     run = Run((answered(right, "ssLsss"), answered(wrong, "LLss")), 1.5)
-    found = row("it", 0.25, run, ASKED[:2], PARAMS)
-    assert (found.policy, found.line, found.accuracy) == ("it 0.25", "it", 0.5)
+    found = row("it", run, ASKED[:2], PARAMS)
+    assert (found.policy, found.line, found.accuracy) == ("it", "it", 0.5)
     assert found.large_share == pytest.approx(3 / 10)
     assert found.handoffs_per_100 == pytest.approx(100 * (2 + 1) / 10)
     assert found.avg_params == pytest.approx((7 * 1 + 3 * 9) / 10)  # millions
@@ -56,7 +56,7 @@ def test_steps_that_nobody_saw_are_paid_for() -> None:
     stopped = attempt("small", Usage(9, 5))
     stopped.emitted = 4  # its fifth step was the one at which the gate stopped it
     run = Run((Answered("", (stopped,), ("small",) * 4, "in_engine", ""),), 1.0)
-    assert row("it", None, run, ASKED[:1], PARAMS).avg_params == pytest.approx(5 / 4)
+    assert row("it", run, ASKED[:1], PARAMS).avg_params == pytest.approx(5 / 4)
 
 
 def test_the_interval_is_wilsons() -> None:
@@ -107,8 +107,9 @@ def test_a_plot_needs_matplotlib(
 
 def rows() -> list[Row]:
     run = Run((answered(f"Answer: {ASKED[0].answer}", "ssL"),), 1.0)
-    points = [row("it", setting, run, ASKED[:1], PARAMS) for setting in (None, 0.1, 0.2)]
-    return [row("small", None, run, ASKED[:1], PARAMS), *points]
+    one = row("it", run, ASKED[:1], PARAMS)
+    points = [replace(one, policy=f"it {at}", setting=at) for at in (0.1, 0.2)]
+    return [row("small", run, ASKED[:1], PARAMS), one, *points]
 
 
 def test_the_table_is_markdown() -> None:
@@ -122,7 +123,7 @@ def test_idealised_cost_is_a_part_of_what_the_large_model_takes_alone() -> None:
         used = replace(attempt(name, Usage(9, 3)), ideal=Ideal(seconds, seconds))
         again = replace(attempt(name, None))  # it found no backend
         run = Run((Answered("", (used, again, used), (), "", ""),), 1.0)
-        return row(name, None, run, ASKED[:1], {name: 1.0})
+        return row(name, run, ASKED[:1], {name: 1.0})
 
     small, large = related([timed("small", 0.25), timed("large", 1.0)])
     assert (small.idealised_seconds, small.idealised_cost) == (0.5, 0.25)
@@ -171,3 +172,19 @@ async def test_a_small_run() -> None:
 async def test_a_policy_that_is_not_there_is_named() -> None:
     with pytest.raises(BenchError, match="no policy nobody"):
         await measure(Plan(ASKED, ("nobody",)))
+
+
+def test_the_frontier_has_every_way_to_answer_and_families_are_lines() -> None:
+    scored = {"use": "best_of", "small": "small", "score": {"by": "large"}}
+    blocks = {"ead": {}, LEARNED: {}, "cascade": {}, "experts": {}, "scored": scored, "eager": {}}
+    entries = lineup(blocks)
+    names = frontier(entries)
+    assert {"small", "large", "ead", LEARNED, "gated_4", "scored", "scored_8"} <= set(names)
+    assert not {"eager", "random", "token_entropy"} & set(names)
+    assert entries["graded_2"].family == entries["graded_8"].family != entries["likely_2"].family
+    assert entries["scored_4"].block == {
+        "use": "best_of",
+        "small": "small",
+        "score": {"by": "large"},
+        "stages": [4],
+    }

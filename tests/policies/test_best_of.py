@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from policies.best_of import MOST, BestOf
+from policies.best_of import MOST, MOST_PLANS, BestOf
 from policies.verdicts.grading import GRADE_PROMPT
 from router.faults import Blame
-from router.fleet import Abilities, Fleet
+from router.fleet import Abilities, Fleet, Price
 from router.phrases import DRAFT_SHARE, rewritten
 from router.steps import (
     Alternative,
@@ -35,8 +35,10 @@ from router.steps import (
 )
 from tests.fleets import QUESTION, attempt, delta, failed, finished, fleet, request
 from tests.playbook import Playbook
+from tests.policies.verdicts.made_calibration import FILE
 
 PAIR = {"small": "small", "large": "large"}
+CALIBRATED: dict[str, Any] = {"majority": {}, "artifact": str(FILE)}
 EXAMPLES: tuple[dict[str, Any], ...] = (
     {"small": "small", "majority": {"pattern": "[0-9]"}, "stages": [2, 3, 5]},
     {**PAIR, "majority": {"field": "answer", "sure": -0.5}, "stages": [1, 4, 8], "bar": 0.5},
@@ -48,6 +50,8 @@ EXAMPLES: tuple[dict[str, Any], ...] = (
     {"small": "small", "score": {"by": "large", "api": "pooling", "scale": "sigmoid"}, "bar": 0.9},
     {**PAIR, "score": {"by": "other", "api": "classify", "label": 0}, "bar": -1.5},
     {**PAIR, "mean_logprob": -0.4, "stages": [1, 3]},
+    {**PAIR, **CALIBRATED},
+    {**PAIR, **CALIBRATED, "stages": [1], "worth": 5},
 )
 NONSENSE: tuple[dict[str, Any], ...] = (
     PAIR,
@@ -74,6 +78,9 @@ NONSENSE: tuple[dict[str, Any], ...] = (
     {**PAIR, "score": {"by": "other", "api": "rerank"}},
     {**PAIR, "score": {"by": "other", "scale": "log"}},
     {**PAIR, "score": {"by": "other", "scale": "sigmoid"}, "bar": 1.5},
+    {**PAIR, **CALIBRATED, "worth": 0},
+    {"small": "small", **CALIBRATED},
+    {**PAIR, "majority": {}, "artifact": "nowhere.json"},
 )
 
 CHAT = request()
@@ -500,3 +507,124 @@ def test_a_later_stage_that_fails_leaves_what_there_is() -> None:
     played.asks(Next((TWO,))).hears(failed(TWO, Blame.CLIENT))
     why = "majority 0.50 of 2 samples, stage 1 of 2, stage 2 failed: client broke it"
     given(played, Note("best", why), Relay(ONE, 0))
+
+
+# ----------------------------------------------------------------------------- by a calibration
+
+
+def first(played: Playbook, text: str, logprob: float) -> Playbook:
+    played.asks(Open("small", CHAT, {"logprobs": True}, share=DRAFT_SHARE)).hears(ONE)
+    played.asks(Next((ONE,))).hears(delta(ONE, text, logprob))
+    return played.asks(Next((ONE,))).hears(finished(ONE)).computes()
+
+
+def planned(**settings: Any) -> Playbook:
+    return started(large="large", **CALIBRATED, **settings)
+
+
+def test_a_first_sample_is_given_where_nothing_is_worth_more() -> None:
+    why = "majority -0.10 of 1 sample, expected 0.98, stage 1 of 2"
+    expected = {"small": 0.98, "large": 0.9}
+    given(first(planned(), "It is 7", -0.1), Note("sure", why, expected), Relay(ONE, 0))
+
+
+def test_the_large_one_answers_at_once_where_samples_would_not_help() -> None:
+    why = Note("no_verdict", "majority of 1 sample, expected 0.00, stage 1 of 2")
+    why = replace(why, expected={"small": 0.0, "large": 0.9})
+    handed_on(first(planned(), "I do not know", -0.1), why)
+
+
+@pytest.mark.parametrize(("last", "right"), [("7", 0.97), ("9", 0.2)])
+def test_more_are_drawn_where_that_is_worth_most(last: str, right: float) -> None:
+    played = first(planned(), "It is 7", -0.9)
+    drawn(played, TWO, ("7", "8", last), several(3, logprobs=True)).computes()
+    share = "0.75" if last == "7" else "0.50"
+    said = f"majority {share} of 4 samples, expected {right:.2f}, stage 2 of 2"
+    expected = {"small": right, "large": 0.9}
+    if last == "7":
+        given(played, Note("sure", said, expected), Relay(ONE, 0, (TWO,)))
+    else:
+        handed_on(played, Note("unsure", said, expected))
+
+
+def test_a_right_answer_that_is_worth_little_is_not_asked_for_twice() -> None:
+    played = first(planned(worth=0.1), "It is 7", -0.9)
+    why = "majority -0.90 of 1 sample, expected 0.30, stage 1 of 2"
+    given(played, Note("sure", why, {"small": 0.3, "large": 0.9}), Relay(ONE, 0))
+
+
+def test_fewer_stages_than_were_fitted_end_with_the_large_one() -> None:
+    why = "majority -0.90 of 1 sample, expected 0.30, stage 1 of 1"
+    note = Note("unsure", why, {"small": 0.3, "large": 0.9})
+    handed_on(first(planned(stages=[1]), "It is 7", -0.9), note)
+
+
+def test_a_later_stage_that_fails_leaves_it_to_the_large_one() -> None:
+    played = first(planned(), "It is 7", -0.9)
+    asked = several(3, logprobs=True)
+    played.asks(Open("small", CHAT, asked, share=DRAFT_SHARE)).hears(TWO)
+    played.asks(Next((TWO,))).hears(failed(TWO))
+    why = (
+        "majority -0.90 of 1 sample, expected 0.30, stage 1 of 2, stage 2 failed: backend broke it"
+    )
+    handed_on(played, Note("unsure", why, {"small": 0.3, "large": 0.9}))
+
+
+def test_a_plan_is_made_once_for_the_prices() -> None:
+    it = policy(large="large", **CALIBRATED)
+    prices = fleet("small", "large", "other")
+    assert it._plan(prices) is it._plan(prices)
+    dear = replace(prices.models["large"], price=Price(9.0, 9.0))
+    other = Fleet(MappingProxyType({**prices.models, "large": dear}))
+    assert it._plan(other) is not it._plan(prices)
+    for cents in range(40):
+        dear = replace(dear, price=Price(cents, 9.0))
+        it._plan(Fleet(MappingProxyType({**prices.models, "large": dear})))
+    assert len(it._plans) <= MOST_PLANS
+
+
+@pytest.mark.parametrize(
+    ("block", "why"),
+    [
+        ({"small": "other"}, "it was fitted for small: small, and this is other"),
+        ({"large": "other"}, "it was fitted for large: large, and this is other"),
+        ({"large": None}, "it was fitted for large: large, and this is none"),
+        ({"majority": {"field": "a"}}, 'it was fitted with field: null, and this is "a"'),
+        (
+            {"majority": None, "mean_logprob": -1},
+            'with use: "majority", and this is "mean_logprob"',
+        ),
+        ({"temperature": 1.0}, "it was fitted with temperature: 0.7, and this is 1.0"),
+        ({"stages": [1, 4, 8]}, "the artifact knows the stages 1, 4, and begins with them"),
+        ({"stages": [4]}, "the artifact knows the stages 1, 4, and begins with them"),
+        ({"artifact": "nowhere.json"}, "`tandem calibrate best-of` makes such a file"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else str(value),
+)
+def test_a_calibration_of_something_else_is_refused(block: dict[str, Any], why: str) -> None:
+    from policies import TABLE
+    from router.references import build_policy
+
+    settings = {"use": "best_of", **PAIR, **CALIBRATED, **block}
+    told = {name: value for name, value in settings.items() if value is not None}
+    built, problems = build_policy(told, TABLE)
+    assert built is None
+    assert why in problems[0][1]
+
+
+def test_what_only_models_have_is_asked_of_models() -> None:
+    it = policy(large="large", **CALIBRATED)
+    assert it.misfit(fleet("small", "large")) is None
+    why = it.misfit(fleet("small", "other"))
+    assert why == "artifact: large: large is no model, and only these have a price"
+    assert policy(large="large", majority={}).misfit(fleet("other")) is None
+
+
+def test_the_verifiers_settings_are_told_without_those_of_the_bar() -> None:
+    told = {"use": "majority", "pattern": None, "field": "a"}
+    assert policy(majority={"field": "a", "sure": -1}, stages=[1, 2]).facts == told
+    assert policy(mean_logprob=-1).facts == {"use": "mean_logprob"}
+    assert policy(json_schema="request").facts == {"use": "json_schema", "schema": "request"}
+    grade = policy(grade={"by": "other"})
+    assert grade.facts["accept"] == ["yes"]
+    assert (grade.judge, policy(mean_logprob=-1).judge) == ("other", None)

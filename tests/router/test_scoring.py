@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any
 
 import orjson
@@ -16,6 +17,8 @@ from tests.in_memory import (
     SILENT,
     Canned,
     Core,
+    core,
+    policy,
     refusing,
     whole,
     with_policy,
@@ -212,3 +215,46 @@ async def test_nothing_is_asked_of_no_texts() -> None:
     made, heard = await ask(Scorer(), texts=())
     assert heard == ()
     assert len(made.upstreams.sent) == 1
+
+
+async def test_a_line_in_front_of_the_scorer_leaves_time_for_an_answer() -> None:
+    heard: list[Scores | Failed] = []
+
+    def steps(asked: Any, _: Fleet) -> Steps:
+        heard.append((yield from score("small", asked, ASKED, TEXTS)))
+        return (yield from serve("large", asked))
+
+    queue = {"in_flight": 1, "waiting": 4, "longest": 60}
+    models = {
+        "small": {"backends": ["http://a:1"], "queue": queue},
+        "large": {"backends": ["http://x:1"]},
+    }
+    made = core({"auto": policy(steps)}, models=models)
+    pool = made.runtime.pools["small"]
+    place = pool.line.enter(pool, 1.0)
+    assert place
+    made.upstreams.add("x:1", whole("7"))
+    began = monotonic()
+    assert isinstance(await made.run(CHAT, 1.0), Finished)
+    assert monotonic() - began < 0.8
+    assert isinstance(heard[0], Failed)
+    assert heard[0].fault.code in ("queue_timeout", "queue_slow")
+    place.leave()
+
+
+async def test_all_calls_of_one_request_share_a_place() -> None:
+    heard: list[Scores | Failed] = []
+
+    def steps(asked: Any, _: Fleet) -> Steps:
+        heard.append((yield from score("small", asked, ASKED, TEXTS, Scorer("classify"))))
+        return (yield from serve("large", asked))
+
+    models = {
+        "small": {"backends": ["http://a:1"], "queue": {"in_flight": 1}},
+        "large": {"backends": ["http://x:1"]},
+    }
+    made = core({"auto": policy(steps)}, models=models)
+    made.upstreams.add("a:1", answering({"probs": [0.1]}), answering({"probs": [0.2]}))
+    made.upstreams.add("x:1", whole("7"))
+    assert isinstance(await made.run(CHAT), Finished)
+    assert heard == [(0.1, 0.2)]

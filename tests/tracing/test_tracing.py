@@ -76,6 +76,17 @@ async def test_a_request_and_its_attempt(collector: Collector, small: Backend) -
     assert server.resource["service.name"] == "tandem"
 
 
+async def test_what_it_takes_served_alone(collector: Collector, small: Backend) -> None:
+    tree = traced(small)
+    tree["models"]["small"] |= {"idealised": {"call": 0.5, "decode": 0.1}, "usd_per_hour": 36}
+    async with running(tree) as it:
+        await it.post(model="small")
+    server, [client] = split(collector)
+    for span in (server, client):
+        assert span.attributes[words.IDEALISED] == pytest.approx(0.5 + 2 * 0.1)
+        assert span.attributes[words.IDEALISED_COST] == pytest.approx(0.7 * 36 / 3600)
+
+
 async def test_an_attempt_that_failed_and_the_one_that_answered(
     collector: Collector, small: Backend, large: Backend
 ) -> None:

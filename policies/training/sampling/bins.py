@@ -23,8 +23,8 @@ DIGITS = 6
 class Fineness:
     """At most so many bins, each of the weight of so many prompts at least."""
 
-    most: int = 8
-    least: float = 12.0
+    most: int = 14
+    least: float = 20.0
 
 
 USUAL = Fineness()

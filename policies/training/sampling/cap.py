@@ -20,7 +20,6 @@ from policies.training.sampling.orders import Floats, Right
 from policies.training.sampling.rows import Row, Sample
 from policies.verdicts.calibrated import Cap, Rate
 from policies.verdicts.plan import Prices
-from policies.verdicts.votes import best_of, tally
 
 ORDERS = 8
 """Of the samples of each prompt, where they vote."""
@@ -121,30 +120,30 @@ def _voting(
     rng: np.random.Generator,
 ) -> Passing:
     """N at once; the answer of most passes, or does not."""
-    given, good = np.zeros(most), np.zeros(most)
-    seen = np.zeros((2, 2))
-    for _ in range(ORDERS):
-        order = rng.permutation(len(samples))
-        answers = [samples[place].answer for place in order]
-        for n in range(1, most + 1):
-            marks = [count / n if count else None for count in tally(answers[:n])]
-            best = best_of(marks)
-            passes = best is not None and (marks[best] or 0.0) >= bar.value
-            is_right = right[order[best or 0]]
-            given[n - 1] += passes
-            good[n - 1] += passes and is_right
-            if n == min(bar.voters, most):
-                seen[int(is_right), int(passes)] += 1
+    order = np.stack([rng.permutation(len(samples))[:most] for _ in range(ORDERS)])
+    answers = np.array(_numbered(samples))[order]
+    agree = (answers[:, :, None] == answers[:, None, :]) & (answers >= 0)[:, :, None]
+    votes = np.tril(np.ones((most, most))).T * agree.cumsum(axis=2)  # [order, sample, N - 1]
+    best = votes.argmax(axis=1)  # the first of equal ones, as `best_of`
+    passes = votes.max(axis=1) / np.arange(1, most + 1) >= bar.value
+    good = np.take_along_axis(np.asarray(right, bool)[order], best, axis=1)
+    told = min(bar.voters, most) - 1
     return Passing(
-        given=given / ORDERS,
-        right=good / ORDERS,
+        given=passes.mean(axis=0),
+        right=(passes & good).mean(axis=0),
         drawn=np.arange(1.0, most + 1),
         calls=np.ones(most),
-        wrong=float(seen[0].sum()),
-        wrong_passed=float(seen[0, 1]),
-        rights=float(seen[1].sum()),
-        right_passed=float(seen[1, 1]),
+        wrong=float((~good[:, told]).sum()),
+        wrong_passed=float((passes & ~good)[:, told].sum()),
+        rights=float(good[:, told].sum()),
+        right_passed=float((passes & good)[:, told].sum()),
     )
+
+
+def _numbered(samples: Sequence[Sample]) -> list[int]:
+    """The samples' answers as numbers, equal for equal ones; below 0 where there is none."""
+    known = list(dict.fromkeys(sample.answer for sample in samples))
+    return [-1 if one.answer is None else known.index(one.answer) for one in samples]
 
 
 def _rate(pairs: Sequence[tuple[float, float]]) -> Rate:

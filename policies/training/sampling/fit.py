@@ -3,8 +3,9 @@
 A cell (the bin before, the bin now) may have few prompts. So its chances are drawn to those of its
 bin whatever came before, and these to those of the stage: each level is a Beta prior (for the next
 bins a Dirichlet one) that weighs a fixed number of prompts. Over the bins of a mark the chance of a
-right answer is then made to grow with the mark (isotonic regression), since a verifier that says
-more must not be trusted less by chance.
+right answer is then made to grow with the mark, since a verifier that says more must not be trusted
+less by chance: by isotonic regression, and along straight lines between the centres of its level
+stretches (centred isotonic regression, Oron and Flournoy 2017).
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ Bins = npt.NDArray[np.intp]
 DIGITS = 6
 BIN_WEIGHT = 2.0
 """Prompts that a bin's prior weighs."""
+LARGE_WEIGHT = 40.0
+"""The same of what the large model does: it differs little from bin to bin, and one wrong answer by
+chance would weigh as much as its price.
+"""
 CELL_WEIGHT = 8.0
 """Prompts that a cell's prior weighs: a bin was reached in different ways, which differ less."""
 
@@ -63,11 +68,11 @@ class _Cells:
         summed = np.bincount(flat, values.ravel(), minlength=self.shape[0] * self.shape[1])
         return np.asarray(summed * weight, np.float64).reshape(self.shape)
 
-    def mean(self, values: Floats) -> Floats:
+    def mean(self, values: Floats, of_bin: float = BIN_WEIGHT) -> Floats:
         """The values' mean in each cell, drawn to the bin's, and that to the mean of all."""
         counts, sums = self.sum(np.ones(self.now.shape)), self.sum(values)
         whole = sums.sum() / max(counts.sum(), 1.0)
-        of_bins = _drawn(sums.sum(axis=0), counts.sum(axis=0), whole, BIN_WEIGHT)
+        of_bins = _drawn(sums.sum(axis=0), counts.sum(axis=0), whole, of_bin)
         return _drawn(sums, counts, of_bins, CELL_WEIGHT)
 
 
@@ -81,8 +86,8 @@ def _stage(looks: Looks, at: int, cuts: list[tuple[float, ...]], bins: list[Bins
     cells = _Cells(before, now, (len(cuts[at - 1]) + 2 if at else 1, len(cuts[at]) + 2))
     counts = cells.sum(np.ones(now.shape))
     right = _growing(cells.mean(looks.right[:, :, at]), counts)
-    large = cells.mean(_wide(looks.large, now))
-    large_tokens = cells.mean(_wide(looks.large_tokens, now))
+    large = cells.mean(_wide(looks.large, now), LARGE_WEIGHT)
+    large_tokens = cells.mean(_wide(looks.large_tokens, now), LARGE_WEIGHT)
     if last:
         chances, tokens = np.zeros((*cells.shape, 0)), np.zeros(cells.shape)
     else:
@@ -121,6 +126,18 @@ def _growing(right: Floats, counts: Floats) -> Floats:
     """The chances [before, now], made to grow over the bins of a mark; no verdict stays apart."""
     found = right.copy()
     for row, weights in zip(found, counts + CELL_WEIGHT, strict=True):
-        if len(row) > 2:
-            row[:-1] = isotonic_regression(row[:-1], weights=weights[:-1]).x
+        row[:-1] = _centred(row[:-1], weights[:-1])
     return found
+
+
+def _centred(chances: Floats, weights: Floats) -> Floats:
+    """Centred isotonic regression: where the bins lie by their weight, and level stretches at their
+    middles.
+    """
+    level = np.asarray(isotonic_regression(chances, weights=weights).x, np.float64)
+    middles = np.cumsum(weights) - weights / 2
+    ends = np.flatnonzero(np.diff(level) > 0) + 1
+    stretches = np.split(np.arange(len(level)), ends)
+    at = [np.average(middles[stretch], weights=weights[stretch]) for stretch in stretches]
+    found = np.interp(middles, at, [level[stretch[0]] for stretch in stretches])
+    return np.asarray(found, np.float64)

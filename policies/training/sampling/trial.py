@@ -8,7 +8,7 @@ the large one, a fixed number of samples, and stages with a bar. Costs are in me
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from policies.verdicts.calibrated import Calibrated, Cap, Judging
 from policies.verdicts.plan import Action, Plan, Prices, planned
 
 PARTS = 5
+REPEATS = 4
+"""Times that the rows are split anew: how they happen to be split moves a figure less then."""
 ACTIONS = (Action.STOP, Action.LARGE, Action.MORE)
 STOP, LARGE, MORE = range(3)
 
@@ -86,19 +88,24 @@ def calibrated_of(looks: Looks, making: Making) -> Calibrated:
 def cross_fitted(
     looks: Looks, making: Making, prices: Prices, worths: Sequence[float], seed: int = 0
 ) -> list[Worth]:
-    """What the plan for each of `worths` comes to, every prompt judged by a table without it."""
-    parts = np.array_split(np.random.default_rng(seed).permutation(len(looks)), PARTS)
-    whole = [Worth(*(np.zeros(len(looks)) for _ in range(3))) for _ in worths]
+    """What the plan for each of `worths` comes to, every prompt judged by tables without it."""
+    sums = [Worth(*(np.zeros(len(looks)) for _ in range(3))) for _ in worths]
     unit = float(_large(looks, prices).mean())
-    for part in parts:
+    rng = np.random.default_rng(seed)
+    for part in (part for _ in range(REPEATS) for part in _parts(len(looks), rng)):
         rest = np.setdiff1d(np.arange(len(looks)), part)
         calibrated = calibrated_of(looks.at(rest), making)
         own = looks.at(part)
-        for worth, all_ in zip(worths, whole, strict=True):
+        for worth, whole in zip(worths, sums, strict=True):
             found = followed(own, by_plan(planned(calibrated, prices, worth)), prices, unit)
-            all_.right[part], all_.cost[part] = found.right, found.cost
-            all_.handed[part] = found.handed
-    return whole
+            whole.right[part] += found.right / REPEATS
+            whole.cost[part] += found.cost / REPEATS
+            whole.handed[part] += found.handed / REPEATS
+    return sums
+
+
+def _parts(count: int, rng: np.random.Generator) -> list[npt.NDArray[np.intp]]:
+    return np.array_split(rng.permutation(count), PARTS)
 
 
 def by_plan(plan: Plan) -> Decide:
@@ -178,8 +185,3 @@ def by_bar(looks: Looks, bars: Sequence[float | None], prices: Prices) -> Worth:
 def _large(looks: Looks, prices: Prices) -> Floats:
     price = prices.large
     return looks.prompt_tokens * price.input + looks.large_tokens * price.output
-
-
-def with_cap(making: Making, cap: Cap) -> Making:
-    """The same with another cap."""
-    return replace(making, cap=cap)

@@ -130,6 +130,21 @@ async def test_savings_are_those_of_the_metrics(guest: Guest, running: Running) 
     assert "that large alone would cost" in page.text
 
 
+async def test_idealised_runtimes_are_told_where_there_are_some(
+    guest: Guest, gateway: Started, running: Running, small: Backend
+) -> None:
+    await running.post(model="small")
+    await running.ended()
+    assert "served alone" not in (await guest.read()).text
+    tree = config({"small": small})
+    tree["models"]["small"]["idealised"] = {"call": 3.0}
+    timed = await gateway(tree)
+    async with visiting(timed) as other:
+        await timed.post(model="small")
+        await timed.ended()
+        assert "served alone: 3" in (await other.read()).text
+
+
 async def test_a_process_that_is_behind_says_so(guest: Guest, running: Running) -> None:
     running.rooms.revisions.behind = Behind(7, "there is no such artifact")
     page = await guest.read("/ui/revisions")
