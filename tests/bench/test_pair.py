@@ -10,7 +10,7 @@ import pytest
 
 from app import embedded
 from app.bench.backend_measure import Found
-from app.bench.pair_lineup import BASELINES, LEARNED, USUAL, frontier, lineup
+from app.bench.pair_lineup import BASELINES, LEARNED, USUAL, Block, frontier, lineup
 from app.bench.pair_measure import Plan, measure
 from app.bench.pair_rows import Row, related, row, table, wilson
 from app.bench.processes import BenchError
@@ -175,8 +175,9 @@ async def test_a_policy_that_is_not_there_is_named() -> None:
 
 
 def test_the_frontier_has_every_way_to_answer_and_families_are_lines() -> None:
-    scored = {"use": "best_of", "small": "small", "score": {"by": "large"}}
-    blocks = {"ead": {}, LEARNED: {}, "cascade": {}, "experts": {}, "scored": scored, "eager": {}}
+    scored: Block = {"use": "best_of", "small": "small", "score": {"by": "large"}}
+    known = ("ead", LEARNED, "cascade", "experts", "staged", "eager")
+    blocks: dict[str, Block] = {"scored": scored, **{name: {} for name in known}}
     entries = lineup(blocks)
     names = frontier(entries)
     assert {"small", "large", "ead", LEARNED, "gated_4", "scored", "scored_8"} <= set(names)
