@@ -112,7 +112,7 @@ class BestOf:
         object.__setattr__(self, "_calibrated", None)
         object.__setattr__(self, "_calibrated", self._read())
         totals = self.totals
-        if list(totals) != sorted(set(totals)) or not totals:
+        if not totals or list(totals) != sorted(set(totals)):
             raise ValueError("stages: numbers of samples that grow, such as 1, 4, 8")
         if not 1 <= totals[0] <= totals[-1] <= MOST:
             raise ValueError(f"stages: from 1 sample to {MOST}")
@@ -144,8 +144,8 @@ class BestOf:
         wanted = {**self.facts, "temperature": self.temperature}
         if why := calibrated.stranger(self.small, self.large, wanted):
             raise ValueError(f"artifact: {why}; `tandem calibrate best-of` fits one anew")
-        totals = self.stages or calibrated.totals
-        if totals != calibrated.totals[: len(totals)]:
+        totals = calibrated.totals if self.stages is None else self.stages
+        if not totals or totals != calibrated.totals[: len(totals)]:
             told = ", ".join(map(str, calibrated.totals))
             raise ValueError(f"stages: the artifact knows the stages {told}, and begins with them")
         return calibrated.first(len(totals))
@@ -153,7 +153,9 @@ class BestOf:
     @property
     def totals(self) -> tuple[int, ...]:
         """How many samples there are in all after each stage."""
-        return self._calibrated.totals if self._calibrated else self.stages or USUAL
+        if self._calibrated is not None:
+            return self._calibrated.totals
+        return USUAL if self.stages is None else self.stages
 
     @property
     def facts(self) -> Mapping[str, Any]:
