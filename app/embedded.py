@@ -27,6 +27,8 @@ GATES = "gate"
 """The folder beside the models that holds the learned gates: these two."""
 EXPERTS = "experts"
 """The one that holds the learned request router."""
+STAGED = "staged.json"
+"""What majorities among the small model's samples are worth, beside the models."""
 HIDDEN, NO_HIDDEN = "hidden", "no-hidden"
 SIZES = ("small", "large")
 READY = b"listening on "
@@ -52,6 +54,7 @@ policies:
   ead: {{use: entropy, small: small, large: large, {entropy}}}
   cascade: {{use: cascade, small: small, large: large, mean_logprob: {mean_logprob}}}
   sampled: {{use: best_of, small: small, large: large, {sampled}}}
+  staged: {{use: best_of, small: small, large: large, majority: {{}}, artifact: {staged}, {worth}}}
   scored: {{use: best_of, small: small, large: large, {scored}}}
   careful: {{use: fallback, targets: [large, small]}}
   canary: {{use: split, weights: {{small: 1, large: 9}}}}
@@ -75,6 +78,9 @@ SAMPLED = "stages: [4], majority: {}, bar: 1"
 """How `sampled` finds out that the small model is sure: all of four answers must be the same."""
 
 
+WORTH = "worth: 22.3"
+"""What a right answer is worth to `staged`: enough to keep 99.2 % of the large model's accuracy on
+problems that no report uses, see docs/sampling.md."""
 SCORED = "stages: [1, 4], score: {by: large}, bar: 0.831"
 """What `scored` takes for good: the bar of the reward head, see deploy/pair/README.md."""
 
@@ -105,6 +111,8 @@ class Pair:
             mean_logprob=MEAN_LOGPROB,
             entropy=ENTROPY,
             sampled=SAMPLED,
+            staged=json.dumps(str(MODELS / STAGED)),
+            worth=WORTH,
             scored=SCORED,
             gate=HIDDEN,
             experts=json.dumps(str(MODELS / EXPERTS)),

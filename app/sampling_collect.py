@@ -170,14 +170,13 @@ async def _heard(by: Performance, phrase: Callable[[], Phrase[T | Failed]]) -> T
 
     Raises `TrialError`.
     """
-    for pause in (*PAUSES, None):
-        heard = await by.of(phrase())
-        if not isinstance(heard, Failed):
-            return heard
+    pauses = iter(PAUSES)
+    while isinstance(heard := await by.of(phrase()), Failed):
+        pause = next(pauses, None)
         if pause is None or not heard.fault.elsewhere:
-            break
+            raise TrialError(f"{heard.attempt.model} failed: {heard.fault.message}")
         await asyncio.sleep(pause)
-    raise TrialError(f"{heard.attempt.model} failed: {heard.fault.message}")
+    return heard
 
 
 def _usage(draft: Draft) -> Usage:

@@ -87,10 +87,8 @@ def _facts(found: Found, rows: Rows) -> Iterator[str]:
         f"{data['samples']} samples each"
     )
     use = rows.origin.verifier["use"]
-    yield (
-        f"verifier  {use}: a wrong sample passes the bar {cap.bar:g} in {_rate(cap.false_positive)}"
-    )
-    yield f"          of all cases, a right one in {_rate(cap.true_positive)}"
+    yield f"verifier  {use}, bar {cap.bar:g}: wrong ones pass in {_rate(cap.false_positive)},"
+    yield f"          right ones in {_rate(cap.true_positive)} of the cases"
     yield f"cap       {_samples(cap.most)}: the next costs more than it gains"
     stages = ", ".join(map(str, found.calibrated.totals))
     yield f"stages    {stages} in all after each"

@@ -27,7 +27,7 @@ from policies.filtering.drawing import Drawing
 from policies.filtering.drawing import Steps as Stepping
 from policies.filtering.marking import best_of, marked
 from policies.filtering.particle import Particle, given
-from policies.filtering.weights import LEAST_EFFECTIVE, effective, survivors, weights_of
+from policies.filtering.weights import effective, survivors, weights_of
 from policies.gate.chance import uniform
 from policies.verdicts.grading import StepGrade
 from policies.verdicts.scoring import Scoring, unscored
@@ -44,8 +44,7 @@ from router.steps import (
     TargetName,
 )
 
-LEAST = 3
-"""Of two particles one alone is half, and half are never too few to go on with."""
+LEAST = 2
 MOST = 16
 """Particles of one request, as many as samples of `best_of`."""
 MOST_CALLS = 512
@@ -53,6 +52,8 @@ MOST_CALLS = 512
 MANTISSA = 1 << 53
 """Whole numbers that a draw from 0 to 1 can tell apart."""
 SEEDS = 1 << 63
+ROUNDING = 1e-9
+"""Equal weights are as many as there are, or a rounding fewer."""
 
 
 @dataclass(slots=True)
@@ -115,6 +116,9 @@ class ParticleFilter:
     softness: float = 1.0
     """Weights are the odds of marks to the power of its inverse: 1 in the paper; the higher, the
     less the grader is trusted."""
+    effective: float = 0.5
+    """The share of the particles that must be effective, or they are resampled; 1 does that after
+    every step whose marks differ, as in the paper."""
     separator: str = "\n\n"
     """What ends a step, where white space alone is none. Not a space at its end."""
     longest: int = 512
@@ -143,6 +147,8 @@ class ParticleFilter:
                 f"most_steps: {self.particles} particles may come to {calls} calls and as many "
                 f"grades; {MOST_CALLS} are the most"
             )
+        if not 1 / self.particles < self.effective <= 1:
+            yield "effective: more than one particle of all, which there always is; 1 at most"
         if self.majority and self.majority.sure is not None:
             yield "majority.sure: there is no first particle that could do alone"
         if not 0 < self.bar <= 1:
@@ -209,7 +215,7 @@ class ParticleFilter:
         if cloud.why:
             return
         weights = self._weights(cloud.particles)
-        if effective(weights) >= LEAST_EFFECTIVE * len(weights):
+        if effective(weights) >= self.effective * len(weights) - ROUNDING:
             return
         draw = float(uniform(np.array([cloud.seed]), np.array([cloud.steps]))[0])
         cloud.particles = [cloud.particles[at] for at in survivors(weights, draw)]

@@ -56,6 +56,7 @@ TOKEN_BITS = (0.05, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 MEAN_BITS = (0.03, 0.1, 0.2, 0.4, 0.8)
 SCORES = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9)
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
+WORTHS = (1, 2, 5, 10, 40)
 """Points of the curves: from nearly no large tokens to more than anyone would want."""
 
 
@@ -97,6 +98,7 @@ def lineup(blocks: Mapping[str, Block]) -> dict[str, Entry]:
         Entry("cascade", blocks["cascade"]),
         Entry("split", {**LOTS}),
         Entry("experts", blocks["experts"], "budget.large_share", SHARES),
+        Entry("staged", blocks["staged"], "worth", WORTHS),
         *_sampled(blocks),
         Entry(RANDOM, {**GATE, "rule": "random"}, "rate", RATES),
         Entry(TOKEN_ENTROPY, {**GATE, "rule": "entropy"}, values=TOKEN_BITS),

@@ -3,8 +3,8 @@
 A mark is a probability, and its particle's weight its odds (arXiv 2502.01618, section 3: a softmax
 of the inverse sigmoid of the reward). Resampling is systematic: one draw places as many evenly
 spaced points as there are particles, so that none gets more than one copy more or less than its
-weight says. And it is rare: only once the weights have become so uneven that the effective sample
-size (Kong, Liu and Wong, JASA 1994) is below half of the particles.
+weight says. How uneven weights are is told by the effective sample size (Kong, Liu and Wong, JASA
+1994).
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from itertools import accumulate
 
 SUREST = 1e-6
 """As near as a mark is taken to 0 and to 1, where odds end."""
-LEAST_EFFECTIVE = 0.5
-"""The share of the particles that must be effective, or they are resampled."""
 
 HIGHEST = 1 - 2.0**-32
 """The highest draw that stays below the next whole number when a count is added to it."""

@@ -86,7 +86,7 @@ def test_the_report_holds_the_block(command: Command) -> None:
     command.holds(World(difficulties=(0.1, 0.97)).rows(120))
     out, err = command.run("--stages", "1,4", "--orders", "2", "--target", "0.9")
     assert "  auto: {use: best_of, small: small, large: large, majority: {}, artifact:" in out
-    assert "a wrong sample passes the bar 0.7" in out
+    assert "verifier  majority, bar 0.7: wrong ones pass in " in out
     assert "after 1 sample\n" in out
     assert ": stop" in out
     assert err == ""
@@ -119,7 +119,7 @@ def test_stages_beyond_the_cap_are_left_out(command: Command) -> None:
 @pytest.mark.slow
 def test_of_several_schedules_the_best_is_taken(command: Command) -> None:
     command.holds(World(difficulties=(0.1, 0.97)).rows(150))
-    told = {}
+    told: dict[int, float] = {}
     for stages in (["1"], ["4"], ["1", "4"]):
         words = [word for one in stages for word in ("--stages", one)]
         out, _ = command.run(*words, "--json", "--orders", "2")

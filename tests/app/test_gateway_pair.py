@@ -134,6 +134,20 @@ async def test_samples_that_agree_are_enough(question: str, writer: str, gateway
     assert sampled.completion > 2 * over.attempts[0].written
 
 
+@pytest.mark.parametrize(
+    ("question", "writers"), [("556 + 626", ["small"]), ("347 * 16", ["small", "large"])]
+)
+async def test_a_plan_needs_one_sample_where_it_is_sure(
+    question: str, writers: list[str], gateway: Running
+) -> None:
+    asked = [{"role": "user", "content": f"How much is {question}?"}]
+    reply = await gateway.post(model="staged", messages=asked, temperature=0)
+    over = await ended(gateway, reply.headers["x-request-id"])
+    assert [attempt.model for attempt in over.attempts] == writers, over.detail
+    assert over.reason == ("unsure" if "large" in writers else "sure")
+    assert " of 1 sample, expected " in over.detail
+
+
 async def test_the_large_models_reward_head_chooses_among_samples(gateway: Running) -> None:
     asked = [{"role": "user", "content": "What is 347 * 16?"}]
     reply = await gateway.post(model="scored", messages=asked, seed=1)

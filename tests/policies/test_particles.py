@@ -56,7 +56,7 @@ EXAMPLES: tuple[dict[str, Any], ...] = (
 )
 SCORED = {"small": "small", "score": {"by": "other", "scale": "sigmoid"}}
 EXAMPLES += (
-    {**SCORED, "large": "large", "separator": "\n"},
+    {**SCORED, "large": "large", "separator": "\n", "particles": 2, "effective": 1},
     {**SCORED, "majority": {}, "longest": 2, "most_steps": 3},
 )
 NONSENSE: tuple[dict[str, Any], ...] = (
@@ -65,7 +65,10 @@ NONSENSE: tuple[dict[str, Any], ...] = (
     {**GRADED, "grade": {"by": "large", "prompt": "Well?"}},
     {**GRADED, "grade": {"by": "large", "accept": []}},
     {**GRADED, **SCORED},
+    {**GRADED, "particles": 1},
     {**GRADED, "particles": 2},
+    {**GRADED, "effective": 0.25},
+    {**GRADED, "effective": 1.5},
     {**GRADED, "particles": MOST + 1},
     {**GRADED, "most_steps": 0},
     {**GRADED, "particles": 16, "most_steps": 32},
@@ -298,6 +301,19 @@ def test_where_all_look_alike_nobody_is_copied() -> None:
     assert world.note.reason == "best"
     assert "resampled 0x, 3.0 effective" in world.note.detail
     assert world.shown == BAD, "of equal ones the first"
+
+
+def test_how_uneven_weights_must_be_is_a_setting() -> None:
+    """With 1, after every step whose marks differ at all."""
+    for share, resampled in ((0.5, 0), (1.0, 1)):
+        world = World(one_of(BAD, GOOD, GOOD, BAD), likes)
+        world.run(policy(particles=4, effective=share))
+        assert world.note
+        assert f"resampled {resampled}x" in world.note.detail
+    world = World(one_of(GOOD))
+    world.run(policy(particles=4, effective=1.0))
+    assert world.note
+    assert "resampled 0x" in world.note.detail
 
 
 def test_an_answer_in_one_step_is_best_of_n() -> None:

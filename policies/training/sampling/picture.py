@@ -47,6 +47,7 @@ def draw(
     numbers = range(1, len(cap.accuracy) + 1)
     right.plot(numbers, [100 * accuracy for accuracy in cap.accuracy], "o-", markersize=3)
     right.axvline(cap.most, color="grey", linestyle=":", label=f"cap: {cap.most}")
+    right.set_xticks(range(1, len(cap.accuracy) + 1, 3))
     right.set_xlabel(f"samples, by the bar {cap.bar:g} alone")
     right.set_ylabel("right answers (%)")
     right.grid(alpha=0.3)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.filtering.weights import LEAST_EFFECTIVE, effective, survivors, weights_of
+from policies.filtering.weights import effective, survivors, weights_of
 
 MARKS = st.lists(st.floats(0, 1), min_size=1, max_size=16)
 DRAWS = st.floats(0, 1, exclude_max=True)
@@ -43,7 +43,7 @@ def test_the_effective_size_is_from_one_to_all(marks: list[float]) -> None:
 def test_the_effective_size_of_equal_weights_is_their_number() -> None:
     assert effective([0.25] * 4) == pytest.approx(4)
     assert effective([1.0, 0.0]) == pytest.approx(1)
-    assert effective([0.5, 0.5, 0.0, 0.0]) == pytest.approx(4 * LEAST_EFFECTIVE)
+    assert effective([0.5, 0.5, 0.0, 0.0]) == pytest.approx(2)
 
 
 @given(MARKS, DRAWS)
