@@ -455,7 +455,8 @@ class _Connection(asyncio.Protocol):
             self._backend.mistakes.append(mistake)
             self._transport.abort()
         finally:
-            self._call = None
+            if self._call is call:  # the next one may have come meanwhile
+                self._call = None
 
     def abort(self) -> None:
         self._transport.abort()

@@ -50,6 +50,25 @@ model the bar does not matter: the best sample is given."""
 SAMPLES = (2, 4, 8)
 GATED: Block = MappingProxyType({"use": "best_of", "small": LEARNED, "majority": {}})
 """Samples that both models write, token by token."""
+PARTICLES: Block = MappingProxyType(
+    {
+        "use": "particles",
+        "small": "small",
+        "grade": {"by": "large"},
+        "separator": "\n",
+        "majority": {},
+    }
+)
+"""Beginnings of the small model's answers, graded line by line."""
+LINES: Block = MappingProxyType(
+    {
+        "use": "steps",
+        "small": "small",
+        "large": "large",
+        "separator": "\n",
+    }
+)
+"""The large model writes the lines that look hard."""
 
 RATES = (0.05, 0.1, 0.2, 0.4, 0.7)
 TOKEN_BITS = (0.05, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
@@ -121,6 +140,8 @@ def _sampled(blocks: Mapping[str, Block]) -> Iterator[Entry]:
             block = {**SAMPLED, **verifier, "stages": [n]}
             yield Entry(f"{name}_{n}", block, family=f"best of 2, 4, 8: {name}")
     yield Entry("gated_4", {**GATED, "stages": [4]})
+    yield Entry("particles", {**PARTICLES})
+    yield Entry("lines", {**LINES})
 
 
 def frontier(entries: Mapping[str, Entry]) -> list[str]:
