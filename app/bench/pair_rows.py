@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from app.trial import Run
 from deploy.pair.problems import Problem, is_correct
 from router.cost import active_params
@@ -16,6 +18,8 @@ from router.idealised import together
 
 LARGE = "large"
 """The model that idealised costs are parts of."""
+RESAMPLES, RESAMPLED_BY = 2000, 7
+"""How often problems are drawn anew for an interval, and from which seed."""
 Z95 = 1.959964
 """Standard normal quantile of a 95 % interval."""
 
@@ -28,6 +32,8 @@ class Row:
     drawn as a point of, the same for all points of one curve. `idealised_seconds` is what an answer
     takes alone (`router.idealised`) on average, `idealised_cost` that as a part of what it takes
     the large model alone: both run on the same hardware. None where it was not measured.
+    `right` says of each problem whether it was answered right; `kept` is the part of the large
+    model's accuracy, with its 95 % interval over problems, None where the large model was left out.
     """
 
     policy: str
@@ -42,6 +48,8 @@ class Row:
     seconds: float
     idealised_seconds: float | None = None
     idealised_cost: float | None = None
+    right: tuple[bool, ...] = ()
+    kept: tuple[float, float, float] | None = None
 
 
 def row(
@@ -52,7 +60,8 @@ def row(
 ) -> Row:
     """What `run` was worth on these problems."""
     pairs = zip(run.answers, asked, strict=True)
-    correct = sum(is_correct(answered.text, problem) for answered, problem in pairs)
+    right = tuple(is_correct(answered.text, problem) for answered, problem in pairs)
+    correct = sum(right)
     low, high = wilson(correct, len(asked))
     ideal = together(each.ideal for each in run.attempts if each.usage is not None)
     return Row(
@@ -67,18 +76,41 @@ def row(
         handoffs_per_100=run.handoffs_per_100,
         seconds=run.seconds,
         idealised_seconds=None if ideal is None else ideal.seconds / len(asked),
+        right=right,
     )
 
 
 def related(rows: Sequence[Row]) -> list[Row]:
-    """The rows with their idealised cost, where the large model's is known."""
-    alone = next((r.idealised_seconds for r in rows if r.policy == LARGE), None)
-    if not alone:
+    """The rows as parts of the large model alone, if it is among them."""
+    large = next((r for r in rows if r.policy == LARGE), None)
+    if large is None:
         return [*rows]
     return [
-        r if r.idealised_seconds is None else replace(r, idealised_cost=r.idealised_seconds / alone)
-        for r in rows
+        replace(r, kept=kept(r.right, large.right), idealised_cost=_part(r, large)) for r in rows
     ]
+
+
+def _part(row: Row, large: Row) -> float | None:
+    """The idealised cost in those of the large model, where both are known."""
+    if row.idealised_seconds is None or not large.idealised_seconds:
+        return None
+    return row.idealised_seconds / large.idealised_seconds
+
+
+def kept(right: Sequence[bool], large: Sequence[bool]) -> tuple[float, float, float] | None:
+    """The part of the large model's right answers, with the 95 % interval over problems.
+
+    The same problems are drawn for both (bootstrap), since both answer the same ones well. None
+    where the large model is never right.
+    """
+    if not any(large):
+        return None
+    own, others = np.array(right, float), np.array(large, float)
+    drawn = np.random.default_rng(RESAMPLED_BY).integers(len(own), size=(RESAMPLES, len(own)))
+    known = others[drawn].mean(axis=1)
+    parts = own[drawn].mean(axis=1)[known > 0] / known[known > 0]
+    low, high = np.quantile(parts, [0.025, 0.975])
+    return float(own.mean() / others.mean()), float(low), float(high)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -90,17 +122,25 @@ def table(rows: Sequence[Row]) -> str:
 
 def _table(rows: Iterable[Row]) -> str:
     head = (
-        "| policy | accuracy (95 %) | large tokens | active params (M) | hand-offs/100 | s "
+        "| policy | accuracy (95 %) | of large (95 %) | large tokens | active params (M) "
+        "| hand-offs/100 | s "
         "| idealised s/answer | idealised cost |"
     )
     lines = [
         f"| {r.policy} | {r.accuracy:.1%} ({r.accuracy_low:.1%} to {r.accuracy_high:.1%}) "
-        f"| {r.large_share:.1%} | {r.avg_params:.3f} | {r.handoffs_per_100:.1f} "
+        f"| {_kept(r)} | {r.large_share:.1%} | {r.avg_params:.3f} | {r.handoffs_per_100:.1f} "
         f"| {r.seconds:.0f} | {_known(r.idealised_seconds, '.4f')} "
         f"| {_known(r.idealised_cost, '.0%')} |"
         for r in rows
     ]
-    return "\n".join([head, "|---|---|---|---|---|---|---|---|", *lines])
+    return "\n".join([head, "|---" * 9 + "|", *lines])
+
+
+def _kept(row: Row) -> str:
+    if row.kept is None:
+        return "-"
+    part, low, high = row.kept
+    return f"{part:.1%} ({low:.1%} to {high:.1%})"
 
 
 def _known(value: float | None, form: str) -> str:

@@ -12,7 +12,7 @@ from app import embedded
 from app.bench.backend_measure import Found
 from app.bench.pair_lineup import BASELINES, LEARNED, USUAL, Block, frontier, lineup
 from app.bench.pair_measure import Plan, measure
-from app.bench.pair_rows import Row, related, row, table, wilson
+from app.bench.pair_rows import Row, kept, related, row, table, wilson
 from app.bench.processes import BenchError
 from app.cli import main
 from app.trial import Answered, Run
@@ -115,7 +115,7 @@ def rows() -> list[Row]:
 def test_the_table_is_markdown() -> None:
     own, curve = (part.splitlines() for part in table(rows()).split("\n\n"))
     assert (len(own), len(curve)) == (2 + 2, 2 + 2)
-    assert {line.count("|") for line in own + curve} == {9}
+    assert {line.count("|") for line in own + curve} == {10}
 
 
 def test_idealised_cost_is_a_part_of_what_the_large_model_takes_alone() -> None:
@@ -132,6 +132,18 @@ def test_idealised_cost_is_a_part_of_what_the_large_model_takes_alone() -> None:
     assert alone.idealised_cost is None, "nobody has asked the large model"
     assert "| 0.5000 | 25% |" in table([small, large])
     assert "| - | - |" in table(rows())
+
+
+def test_what_is_kept_is_a_part_of_the_large_models_accuracy_over_the_same_problems() -> None:
+    large = [True] * 90 + [False] * 10
+    assert kept(large, large) == (1.0, 1.0, 1.0), "the same answers, whichever problems are drawn"
+    half = [True] * 45 + [False] * 55
+    found = kept(half, large)
+    assert found is not None
+    part, low, high = found
+    assert part == 0.5
+    assert 0.35 < low < part < high < 0.65
+    assert kept(half, [False] * 100) is None
 
 
 def test_the_picture(tmp_path: Path) -> None:
