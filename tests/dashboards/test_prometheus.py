@@ -178,6 +178,7 @@ def tree(of: dict[str, Backend], folder: Path) -> Config:
     made["models"]["large"]["price"] = {"input": 10.0, "output": 20.0}
     for name, section in made["models"].items():
         section["memory_gb"] = 1
+        section |= {"idealised": {"call": 0.01, "decode": 0.001}, "usd_per_hour": 2.0}
         if name in ("day", "night"):
             section |= {"memory_gb": 5, "sleep": {"residence": 0, "wake": 2}}
     made["models"]["narrow"]["queue"] = {"in_flight": 1, "waiting": 1}
