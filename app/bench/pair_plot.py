@@ -17,6 +17,8 @@ SIZE = (8.0, 5.0)
 DOTS_PER_INCH = 130
 PARAMETERS = (0.06, 0.1, 0.2, 0.3, 0.5, 1.0)
 """Millions of parameters: from the small model to the large one, evenly by their ratio."""
+COLOURS, MARKERS = 10, "s^vD"
+"""As many lines differ by colour; the points of the next ones have another shape."""
 COSTS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Parts of what the large model takes alone."""
 
@@ -37,7 +39,8 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     for axes, panel in zip(several, panels, strict=True):
         panel.draw(axes, rows)
     several[0].set_ylabel("right answers (%), with 95 % intervals")
-    several[0].legend(loc="lower right")
+    handles, labels = several[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize="small")
     figure.savefig(file, dpi=DOTS_PER_INCH)
 
 
@@ -59,12 +62,16 @@ class Panel:
 
     def draw(self, axes: Any, rows: Sequence[Row]) -> None:
         """All lines, on matplotlib's `axes`."""
-        for line, points in self._lines(rows):
+        for number, (line, points) in enumerate(self._lines(rows)):
             x = [cost for cost, _ in points]
             y = [100 * point.accuracy for _, point in points]
             low = [100 * (point.accuracy - point.accuracy_low) for _, point in points]
             high = [100 * (point.accuracy_high - point.accuracy) for _, point in points]
-            style = {"fmt": "o-" if len(points) > 1 else "s", "markersize": 4}
+            style = {
+                "fmt": "o-" if len(points) > 1 else MARKERS[number // COLOURS % len(MARKERS)],
+                "color": f"C{number % COLOURS}",
+                "markersize": 5,
+            }
             axes.errorbar(x, y, yerr=(low, high), label=line, elinewidth=0.6, capsize=2, **style)
         axes.set_xscale("log")
         axes.set_xticks(self.ticks, [f"{tick:g}" for tick in self.ticks])
