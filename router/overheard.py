@@ -59,8 +59,10 @@ def _said(target: str, request: Request, share: float, kept: _Kept) -> Phrase[En
                 case Relay():
                     reply = yield from kept.relayed(step)
                 case Route():
-                    within = share * step.share
+                    before, within = len(kept.emits), share * step.share
                     reply = yield from _said(step.target, step.request, within, kept)
+                    if isinstance(reply, Failed):  # nobody has seen what it wrote
+                        del kept.emits[before:]
                 case Open():
                     reply = yield replace(step, share=share * step.share)
                 case _:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -30,6 +32,7 @@ from router.steps import (
     Finished,
     Next,
     Open,
+    Policy,
     Request,
     Route,
     Steps,
@@ -54,7 +57,12 @@ from tests.in_memory import (
 )
 
 
-def listening(inner: Written, heard: list[Any], give: int | None = 0) -> Core:
+def listening(
+    inner: Written,
+    heard: list[Any],
+    others: Mapping[str, Policy] = MappingProxyType({}),
+    give: int | None = 0,
+) -> Core:
     """`auto` overhears `inner`, and gives its draft of this number if any."""
 
     def outer(asked: Request, _: Fleet) -> Steps:
@@ -65,7 +73,7 @@ def listening(inner: Written, heard: list[Any], give: int | None = 0) -> Core:
             return (yield from serve("small", asked))
         return (yield from relay_one(drafts[give]))
 
-    return core({"auto": policy(outer), "inner": policy(inner)}, each=1)
+    return core({"auto": policy(outer), "inner": policy(inner), **others}, each=1)
 
 
 def two_writers(asked: Request, _: Fleet) -> Steps:
@@ -143,6 +151,29 @@ async def test_what_inner_hands_on_is_overheard_too_and_a_failure_is_one() -> No
     await made.run(STREAM)
     assert isinstance(heard[0], Failed)
     assert (made.client.text, made.client.head["x-tandem-models"]) == ("7", "small")
+
+
+async def test_what_a_target_wrote_before_it_failed_is_no_part_of_the_next_ones_answer() -> None:
+    def half(asked: Request, _: Fleet) -> Steps:
+        one = yield from open_attempt("small", asked)
+        yield from next_event(one)
+        yield Emit(one, "Half an ", (Token("Half"), Token(" an ")))
+        other = yield from open_attempt("large", asked)
+        failed = yield from collect(other)
+        assert isinstance(failed, Failed)
+        return failed
+
+    def inner(asked: Request, _: Fleet) -> Steps:
+        first = yield from route("half", asked)
+        return first if isinstance(first, Finished) else (yield from route("writers", asked))
+
+    heard: list[Any] = []
+    made = listening(inner, heard, {"half": policy(half), "writers": policy(two_writers)})
+    made.upstreams.add("a:1", streaming("Half an "), streaming("It is"))
+    made.upstreams.add("x:1", refusing(500), streaming("7"))
+    await made.run(STREAM)
+    assert [draft.text for draft in heard[0]] == ["It is 7"]
+    assert made.client.text == "It is 7"
 
 
 async def test_nothing_is_left_open_and_nothing_is_given_of_what_is_not_chosen() -> None:
