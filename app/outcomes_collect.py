@@ -8,11 +8,9 @@ another's. Marks by exact results cost nothing and are made anew each time.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -21,12 +19,12 @@ from typing import Any, TypeAlias
 import httpx
 import numpy as np
 import orjson
-from tqdm import tqdm
 
 from app.trial import Trial, TrialError
 from policies.training.outcomes.marks import Marking, asking, digit_score
 from policies.training.outcomes.questions import Questions
 from policies.training.outcomes.rows import Floats, Rows
+from policies.training.token_gate import stage
 from policies.training.token_gate.journal import Journal, Row
 from policies.training.token_gate.prompts import Prompt
 from router.config import Config
@@ -185,30 +183,17 @@ class Collecting:
 
     async def _ask(self, label: str, calls: Mapping[str, Call]) -> None:
         """Make every call whose result the journal lacks, a few at a time."""
-        missing = iter([name for name in calls if name not in self.journal])
-        known = sum(name in self.journal for name in calls)
-        with tqdm(total=len(calls), initial=known, desc=label, file=sys.stderr) as bar:
+        await stage.run(label, calls, self.journal, self._one, self.trial.asking.at_once)
 
-            async def work(names: Iterator[str]) -> None:
-                for name in names:  # shared: whoever is free takes the next
-                    await self._one(name, calls[name])
-                    bar.update()
-
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(self.trial.asking.at_once):
-                        group.create_task(work(missing))
-            except* OutcomesError as failed:
-                raise failed.exceptions[0] from None
-
-    async def _one(self, name: str, call: Call) -> None:
+    async def _one(self, name: str, call: Call) -> Row | None:
+        """What came of it; None where it failed, which is counted."""
         try:
             row = await (self._judged(call) if call.judges else self._said(call))
         except (TrialError, httpx.HTTPError) as error:
             self.failures.failed(call.model, str(error) or type(error).__name__)
-            return
+            return None
         self.failures.went_well(call.model)
-        self.journal.add({"id": name, **row})
+        return {"id": name, **row}
 
     async def _said(self, call: Call) -> Row:
         told, ended = await self.trial.told(call.body)

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import orjson
-from tqdm import tqdm
 
 from app.calibration import CalibrationError
 from app.performing import Performance, performing
 from app.trial import Trial, TrialError
 from policies.training.sampling.rows import Origin, Row, Rows, Sample, line_of, rows_of
+from policies.training.token_gate import stage
 from policies.training.token_gate.journal import Journal
 from policies.training.token_gate.prompts import Prompt
 from policies.verdicts.checks import asking_logprobs, mean_logprob
@@ -60,22 +59,7 @@ class Collecting:
     async def run(self, prompts: Sequence[Prompt]) -> Rows:
         """A row for every prompt. Raises `TrialError`; what came before it is kept."""
         named = {self._name(prompt): prompt for prompt in prompts}
-        missing = iter([name for name in named if name not in self.journal])
-        known = sum(name in self.journal for name in named)
-        with tqdm(total=len(named), initial=known, desc="samples", file=sys.stderr) as bar:
-
-            async def work(names: Iterator[str]) -> None:
-                for name in names:  # shared: whoever is free takes the next
-                    row = await self._row(name, named[name])
-                    self.journal.add(line_of(self.plan.origin, row))
-                    bar.update()
-
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(self.trial.asking.at_once):
-                        group.create_task(work(missing))
-            except* TrialError as failed:
-                raise failed.exceptions[0] from None
+        await stage.run("samples", named, self.journal, self._line, self.trial.asking.at_once)
         return rows_of([self.journal[name] for name in named], str(self.journal.file))
 
     def _name(self, prompt: Prompt) -> str:
@@ -88,6 +72,9 @@ class Collecting:
         return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[
             :_DIGITS
         ]
+
+    async def _line(self, name: str, prompt: Prompt) -> dict[str, Any]:
+        return line_of(self.plan.origin, await self._row(name, prompt))
 
     async def _row(self, name: str, prompt: Prompt) -> Row:
         origin, asked = self.plan.origin, self._asked(prompt)

@@ -164,12 +164,11 @@ class Ledger:
         """What the client's usage says of a composed answer: its tokens, and those thrown away of
         the attempts `beside`.
         """
-        told, more = self.attempts(now), 0
+        known, more = self.delivered(now), 0
         for number in self.beside:
-            usage = told[number].usage
-            more += max(usage.completion - told[number].written, 0) if usage else 0
-        known = self.delivered(now)
-        return replace(known, completion=known.completion + more)
+            told = self.tallies[number].told(now, self.began)
+            more += max(told.usage.completion - told.written, 0) if told.usage else 0
+        return replace(known, completion=known.completion + more) if more else known
 
     def baseline_cost(self, now: float) -> float:
         """USD that the same answer would have cost on the baseline model alone, which would have

@@ -84,7 +84,7 @@ async def probe(asked: Endpoint, served_as: str) -> Abilities:
         names = ", ".join(sorted(cards)) or "nothing"
         raise broken(f'it serves {names}, not "{served_as}"; set served_as', "not_served")
     version = await asked.got("/version")
-    paths = await asked.got("/openapi.json")
+    paths = _paths(await asked.got("/openapi.json"))
     tokens = await asked.told("/tokenize", {"model": served_as, "prompt": SAMPLE})
     ids = _ids(tokens)
     return Abilities(
@@ -120,14 +120,20 @@ def _text(stated: Json | None, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _surfaces(openapi: Json | None) -> frozenset[Surface] | None:
-    if not openapi or not isinstance(paths := openapi.get("paths"), dict):
+def _paths(openapi: Json | None) -> Json | None:
+    """What it serves, by path; None where it does not say."""
+    paths = openapi.get("paths") if openapi else None
+    return paths if isinstance(paths, dict) else None
+
+
+def _surfaces(paths: Json | None) -> frozenset[Surface] | None:
+    if paths is None:
         return None
     return frozenset(surface for surface in Surface if f"/v1/{surface.value}" in paths)
 
 
-def _scores(openapi: Json | None) -> frozenset[ScoreApi] | None:
-    if not openapi or not isinstance(paths := openapi.get("paths"), dict):
+def _scores(paths: Json | None) -> frozenset[ScoreApi] | None:
+    if paths is None:
         return None
     return frozenset(api for api, path in SCORED_AT.items() if path in paths)
 
@@ -138,9 +144,8 @@ def _ids(stated: Json | None) -> list[int] | None:
     return ids if good else None
 
 
-def _derender(openapi: Json | None) -> bool | None:
-    paths = openapi.get("paths") if openapi else None
-    return DERENDER in paths if isinstance(paths, dict) else None
+def _derender(paths: Json | None) -> bool | None:
+    return None if paths is None else DERENDER in paths
 
 
 async def _max_logprobs(asked: Endpoint, model: str) -> int | None:

@@ -1,7 +1,6 @@
 """`tandem bench pair`: quality and cost of policies on the embedded pair, on problems with answers.
 
 The command line only: it is imported with every `tandem` command, so the benchmark itself is not.
-Seeds that training or tuning may have seen are refused unless they are asked for by name.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.pair.problems import REPORT_SEED_FROM
+from app.bench import seeds
 
 if TYPE_CHECKING:
     from app.bench.backend_measure import Found
@@ -26,7 +25,7 @@ ALONE = 30.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     add = parser.add_argument
-    add("--seed", type=int, default=REPORT_SEED_FROM, help="of the problems (default: %(default)s)")
+    seeds.add_arguments(parser)
     add("--n", type=int, default=500, help="problems per policy (default: %(default)s)")
     add("--policy", action="append", metavar="NAME", help="only this one; may be repeated")
     more = "a policy to add, as YAML: 'NAME: {use: ...}'; may be repeated"
@@ -37,18 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--plot", type=Path, metavar="FILE.png", help=plot)
     alone = "do not time the servers alone first, which takes about a minute"
     add("--no-idealised", action="store_true", help=alone)
-    add("--tuning", action="store_true", help="allow seeds that are for training and tuning")
     add("--json", action="store_true", help="print the rows as JSON")
 
 
 def main(options: argparse.Namespace) -> int:
     """Measure and print."""
-    if options.seed < REPORT_SEED_FROM and not options.tuning:
-        return _fail(
-            f"seeds below {REPORT_SEED_FROM} are for training and tuning and never reported on; "
-            "add --tuning if that is what you do",
-            2,
-        )
+    if why := seeds.refusal(options):
+        return _fail(why, 2)
     if options.frontier and options.policy:
         return _fail("--frontier measures everything: leave --policy out", 2)
     if options.plot and importlib.util.find_spec("matplotlib") is None:

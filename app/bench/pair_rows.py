@@ -9,17 +9,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from app.trial import Run
 from deploy.pair.problems import Problem, is_correct
+from policies.training.calibrate import ratio
 from router.cost import active_params
 from router.idealised import together
 
 LARGE = "large"
 """The model that idealised costs are parts of."""
-RESAMPLES, RESAMPLED_BY = 2000, 7
-"""How often problems are drawn anew for an interval, and from which seed."""
 Z95 = 1.959964
 """Standard normal quantile of a 95 % interval."""
 
@@ -105,12 +102,8 @@ def kept(right: Sequence[bool], large: Sequence[bool]) -> tuple[float, float, fl
     """
     if not any(large):
         return None
-    own, others = np.array(right, float), np.array(large, float)
-    drawn = np.random.default_rng(RESAMPLED_BY).integers(len(own), size=(RESAMPLES, len(own)))
-    known = others[drawn].mean(axis=1)
-    parts = own[drawn].mean(axis=1)[known > 0] / known[known > 0]
-    low, high = np.quantile(parts, [0.025, 0.975])
-    return float(own.mean() / others.mean()), float(low), float(high)
+    found = ratio(right, large)
+    return found.value, found.low, found.high
 
 
 def table(rows: Sequence[Row]) -> str:

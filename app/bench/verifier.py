@@ -12,7 +12,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from deploy.pair.problems import REPORT_SEED_FROM
+from app.bench import seeds
 
 ERRORS = (0.0, 0.05, 0.1, 0.2)
 """False-positive rates that are tried if nothing is said."""
@@ -23,12 +23,11 @@ MOST = 16
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     add = parser.add_argument
-    add("--seed", type=int, default=REPORT_SEED_FROM, help="of the problems (default: %(default)s)")
+    seeds.add_arguments(parser)
     add("--n", type=int, default=500, help="problems (default: %(default)s)")
     about = "false-positive rates to inject (default: 0 0.05 0.1 0.2)"
     add("--errors", type=_rate, nargs="+", default=ERRORS, metavar="RATE", help=about)
     add("--plot", type=Path, metavar="FILE.png", help="draw accuracy over the number of samples")
-    add("--tuning", action="store_true", help="allow seeds that are for training and tuning")
     add("--json", action="store_true", help="print the points as JSON")
 
 
@@ -41,15 +40,10 @@ def _rate(text: str) -> float:
 
 def main(options: argparse.Namespace) -> int:
     """Measure and print."""
-    if options.seed < REPORT_SEED_FROM and not options.tuning:
-        return _fail(
-            f"seeds below {REPORT_SEED_FROM} are for training and tuning and never reported on; "
-            "add --tuning if that is what you do",
-            2,
-        )
-    wanted = ("numpy", "matplotlib") if options.plot else ("numpy",)
-    if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
-        return _fail(f"this needs {missing[0]}: pip install 'tandem-gateway[train]'", 1)
+    if why := seeds.refusal(options):
+        return _fail(why, 2)
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        return _fail("--plot needs matplotlib: pip install 'tandem-gateway[train]'", 1)
     return _measured(options)
 
 

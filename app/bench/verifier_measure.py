@@ -20,6 +20,7 @@ from app.bench.verifier_rows import Point
 from app.trial import Asking, trying
 from deploy.pair.problems import Problem, is_correct
 from policies import TABLE
+from policies.training.calibrate import ratio
 from router.config import parse
 
 Floats = npt.NDArray[np.float64]
@@ -29,7 +30,6 @@ TEMPERATURE = 0.7
 ASKING = Asking(at_once=2)
 """Each is several answers at once, of which the pair's servers take some dozens."""
 ORDERS = 64
-RESAMPLES = 1000
 SEED = 7
 MILLION = 1e3
 """Parameters in millions per parameter in billions."""
@@ -116,14 +116,14 @@ def _curve(samples: Samples, error: float, *, large: bool) -> Iterator[Point]:
             good = good + none * samples.large_right
             work = work + none * samples.large_tokens * embedded.PARAMS_B["large"]
             answer = (1 - none) * samples.tokens + none * samples.large_tokens
-        low, high = _interval(good)
+        known = ratio(good.tolist(), [1.0] * len(good))
         yield Point(
             error=error,
             large=large,
             most=most,
-            accuracy=float(good.mean()),
-            accuracy_low=low,
-            accuracy_high=high,
+            accuracy=known.value,
+            accuracy_low=known.low,
+            accuracy_high=known.high,
             accepted=float(1 - none.mean()),
             deceived=float(fooled[:, :most].sum(axis=1).mean()),
             avg_params=float(MILLION * work.sum() / answer.sum()),
@@ -141,11 +141,3 @@ def _orders(right: Floats, error: float) -> tuple[Floats, Floats]:
     reached = np.ones_like(refuses)
     reached[:, :, 1:] = np.cumprod(refuses, axis=2)[:, :, :-1]
     return reached, shuffled
-
-
-def _interval(values: Floats) -> tuple[float, float]:
-    """95 % of the means of resampled problems."""
-    rng = np.random.default_rng(SEED)
-    means = rng.choice(values, (RESAMPLES, len(values))).mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)

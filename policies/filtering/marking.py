@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from policies.filtering.particle import Particle, distinct
-from policies.verdicts.grading import Grade, asking_top, graded, likelihood
+from policies.verdicts.grading import Grade, all_graded, likelihood
 from policies.verdicts.scoring import Scoring, scores_of
 from router.fleet import Fleet
-from router.phrases import Phrase, close, together
+from router.phrases import Phrase, close
 from router.steps import Draft, Failed, Finished, Request
 
 
@@ -44,8 +44,7 @@ def marked(
 def _graded(
     grade: Grade, request: Request, fleet: Fleet, shown: Sequence[Particle]
 ) -> Phrase[list[float | Failed]]:
-    asking = asking_top(fleet.models[grade.by].abilities.max_logprobs)
-    heard = yield from together([graded(grade, request, _draft(one), asking) for one in shown])
+    heard = yield from all_graded(grade, request, fleet, [_draft(one) for one in shown])
     yield from close(*(one.attempt for one in heard if isinstance(one, Draft)))
     return [one if isinstance(one, Failed) else likelihood(grade, one) for one in heard]
 

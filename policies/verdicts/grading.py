@@ -8,11 +8,12 @@ the default prompt, so that a prefix cache still holds it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from router.phrases import Phrase, draft
+from router.fleet import Fleet
+from router.phrases import Phrase, draft, together
 from router.steps import UNCHANGED, Draft, Failed, ModelName, Request
 
 QUESTION = "{question}"
@@ -65,6 +66,14 @@ def graded(
     messages = [{"role": "user", "content": prompt}]
     asked = request.asking({"messages": messages, "max_tokens": 1, "temperature": 0, **asking})
     return (yield from draft(grade.by, asked))
+
+
+def all_graded(
+    grade: Grade, request: Request, fleet: Fleet, drafts: Sequence[Draft]
+) -> Phrase[list[Draft | Failed]]:
+    """The grader's one token on each of these drafts, asked all at once, with its probabilities."""
+    asking = asking_top(fleet.models[grade.by].abilities.max_logprobs)
+    return (yield from together([graded(grade, request, one, asking) for one in drafts]))
 
 
 def asking_top(most: int | None) -> Mapping[str, Any]:

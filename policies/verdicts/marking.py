@@ -18,11 +18,11 @@ from policies.verdicts.checks import (
     schema_for,
     schema_problem,
 )
-from policies.verdicts.grading import Grade, asking_top, graded, likelihood
+from policies.verdicts.grading import Grade, all_graded, likelihood
 from policies.verdicts.scoring import Scoring, scores_of
 from policies.verdicts.votes import Majority, votes
 from router.fleet import Fleet
-from router.phrases import Phrase, compute, together
+from router.phrases import Phrase, compute
 from router.steps import UNCHANGED, Draft, Failed, Request
 
 
@@ -139,9 +139,7 @@ class ByGrade:
     def mark(self, drawn: Drawn, request: Request, fleet: Fleet, total: int) -> Phrase[None]:
         """Every new sample is graded, all at once."""
         del total
-        asking = asking_top(fleet.models[self.grade.by].abilities.max_logprobs)
-        questions = [graded(self.grade, request, one, asking) for one in drawn.unmarked]
-        for verdict in (yield from together(questions)):
+        for verdict in (yield from all_graded(self.grade, request, fleet, drawn.unmarked)):
             if isinstance(verdict, Failed):
                 drawn.why = f"{self.grade.by} did not grade: {verdict.fault.summary}"
                 drawn.marks.append(None)

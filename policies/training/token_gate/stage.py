@@ -1,7 +1,8 @@
 """Doing one thing for many items: a few at a time, with a progress bar, each finding kept at once.
 
 Knows the journal and the bar. Must not know what is done. The first failure stops the stage and is
-raised by itself; what was found before it is in the journal, so the next run asks for the rest.
+raised by itself; what was found before it is in the journal, so the next run asks for the rest. So
+it does for what brought no finding.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from policies.training.token_gate.errors import TrainingError
 from policies.training.token_gate.journal import Journal, Row
 
 Item = TypeVar("Item")
@@ -23,7 +23,7 @@ async def run(
     name: str,
     items: Mapping[str, Item],
     journal: Journal,
-    find: Callable[[str, Item], Awaitable[Row]],
+    find: Callable[[str, Item], Awaitable[Row | None]],
     at_once: int,
 ) -> None:
     """Find out about every item that the journal does not have; items go by their row's id."""
@@ -33,12 +33,13 @@ async def run(
 
         async def work(ids: Iterator[str]) -> None:
             for id_ in ids:  # shared: whoever is free takes the next
-                journal.add(await find(id_, items[id_]))
+                if (row := await find(id_, items[id_])) is not None:
+                    journal.add(row)
                 bar.update()
 
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(at_once):
                     group.create_task(work(missing))
-        except* TrainingError as failures:
+        except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
