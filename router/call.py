@@ -279,7 +279,8 @@ class Call:
             if isinstance(chunk, dict):
                 for piece in dialect.pieces(self.surface, chunk):
                     self._hear(piece)
-                self._count(chunk)
+                if self._outgoing.choices > 1:
+                    self._count(chunk)
         if self.complete:
             self._events.append(self.finished)
 

@@ -59,11 +59,15 @@ async def placed(watched: Watched) -> AsyncIterator[Placed]:
     made: list[Call] = []
 
     def place(
-        *, stream: bool = True, surface: Surface = Surface.CHAT, limits: Limits = LIMITS
+        *,
+        stream: bool = True,
+        surface: Surface = Surface.CHAT,
+        limits: Limits = LIMITS,
+        choices: int = 1,
     ) -> Call:
         body = b'{"model": "small"}'
         headers = {"content-type": "application/json", "x-request-id": "req-1"}
-        sending = Outgoing(f"/v1/{surface.value}", body, headers, surface, stream)
+        sending = Outgoing(f"/v1/{surface.value}", body, headers, surface, stream, None, choices)
         tally = Tally("small", watched.name, monotonic(), Price(), len(body))
         made.append(Call(ATTEMPT, watched, sending, limits, tally, Alarms()))
         return made[-1]
@@ -149,12 +153,12 @@ async def test_usage_beside_a_choice_is_that_choices_alone(
         return event(body)
 
     small.plays(stalls(said(0, 1), said(1, 1), said(0, 2), said(1, 2), said(1, 3)))
-    call = placed()
+    call = placed(choices=2)
     for _ in range(5):
         await call.event(upstream)
     assert call.tally.usage == Usage(9, 5)
     small.plays(streams(said(0, 1), said(1, 1), usage_event(prompt=9, completion=4), DONE))
-    call = placed()
+    call = placed(choices=2)
     await events(call, upstream)
     assert call.tally.usage == Usage(9, 4)
 
